@@ -1,0 +1,50 @@
+"""AnoSeg for anomalib: segment defects after training on good images only.
+
+Importing this package loads nothing; its names load what they need when they are first used. The
+start-up hook of the package runs in every Python process and relies on that.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from anomalib_anoseg.anomaly_generator import AnomalyGenerator
+    from anomalib_anoseg.data import SurfaceDemo
+    from anomalib_anoseg.lightning_model import AnoSeg
+    from anomalib_anoseg.metrics import IoU
+    from anomalib_anoseg.pre_processor import PreProcessor
+    from anomalib_anoseg.torch_model import AnoSegModel, Discriminator
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "AnoSeg": "lightning_model",
+    "AnoSegModel": "torch_model",
+    "AnomalyGenerator": "anomaly_generator",
+    "Discriminator": "torch_model",
+    "IoU": "metrics",
+    "PreProcessor": "pre_processor",
+    "SurfaceDemo": "data",
+}
+
+__all__ = [
+    "AnoSeg",
+    "AnoSegModel",
+    "AnomalyGenerator",
+    "Discriminator",
+    "IoU",
+    "PreProcessor",
+    "SurfaceDemo",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,187 @@
+"""SurfaceDemo: a small inspection data set that is written to disk when it is first used.
+
+Nothing is downloaded: the surfaces are cut from photographs that scikit-image carries.
+"""
+
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from anomalib.data import MVTecAD
+from anomalib.data.utils import ValSplitMode
+from numpy.typing import NDArray
+
+from anomalib_anoseg.data.camera import Picture, expose, light_field
+from anomalib_anoseg.data.defects import DEFECTS
+from anomalib_anoseg.data.part import PLACES, Assembly, render
+
+logger = logging.getLogger(__name__)
+
+SIZE = 192
+SURFACES = {"brick": (1.05, 0.92, 0.84), "gravel": (1.0, 0.99, 0.96), "grass": (0.9, 1.05, 0.85)}
+# Rows of the photographs, 512 x 512: no pixel that trains is tested.
+TRAIN_ROWS, TEST_ROWS = (0, 304), (308, 512)
+PART_DEFECTS = ("missing", "displaced")
+# A pixel is defective if the defect changes it by more than this, before the camera's noise.
+VISIBLE = 6 / 255
+
+
+class SurfaceDemo(MVTecAD):
+    """A texture and an object, drawn in MVTec AD's layout under root on first use, offline.
+
+    ``texture``: brick, gravel and grass under changing light, from changing places. ``part``: a
+    plate with screws, a connector and a label, always in the same place. Defects are scratches,
+    fibres, stains and holes, on the part also missing and displaced fittings.
+
+    Args:
+        root: Folder that holds one folder per category.
+        category: ``"texture"`` or ``"part"``.
+        train_batch_size: Images per training batch.
+        eval_batch_size: Images per validation and test batch.
+        num_workers: Worker processes of each data loader; 0 loads in the main process.
+        val_split_mode: Where validation images come from, as in anomalib's other data modules.
+        val_split_ratio: Share of images that validation takes.
+        seed: Seed of that split.
+
+    Raises:
+        ValueError: If the category is not one of the two.
+    """
+
+    def __init__(
+        self,
+        root: Path | str = "./datasets/SurfaceDemo",
+        category: Literal["texture", "part"] = "texture",
+        train_batch_size: int = 16,
+        eval_batch_size: int = 16,
+        num_workers: int = 0,
+        val_split_mode: ValSplitMode | str = ValSplitMode.SAME_AS_TEST,
+        val_split_ratio: float = 0.5,
+        seed: int | None = None,
+    ) -> None:
+        if category not in ("texture", "part"):
+            msg = f"category must be 'texture' or 'part', got {category!r}"
+            raise ValueError(msg)
+        super().__init__(
+            root=root,
+            category=category,
+            train_batch_size=train_batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            val_split_mode=val_split_mode,
+            val_split_ratio=val_split_ratio,
+            seed=seed,
+        )
+
+    def prepare_data(self) -> None:
+        """Write the category if it is not there yet."""
+        folder = self.root / self.category
+        if folder.is_dir():
+            return
+        logger.info("Writing the demo data to %s", folder)
+        self.root.mkdir(parents=True, exist_ok=True)
+        # Under another name until complete: an interrupted run leaves nothing that looks finished.
+        unfinished = Path(tempfile.mkdtemp(dir=self.root, prefix=f".{self.category}-"))
+        try:
+            write = write_texture if self.category == "texture" else write_part
+            write(unfinished)
+            unfinished.chmod(0o755)
+            unfinished.rename(folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def write_texture(folder: Path, train: int = 60, good: int = 8, each: int = 4) -> None:
+    """Write train, good and defective images, numbers per surface, the last also per kind."""
+    from skimage import data
+
+    for index, (surface, tint) in enumerate(SURFACES.items()):
+        photograph = getattr(data, surface)() / 255
+        rng = np.random.default_rng([2110, index])
+        for number in range(train):
+            scene = _crop(rng, photograph, TRAIN_ROWS, tint)
+            _save(folder / "train/good", f"{surface}_{number:03}", _take(rng, scene))
+        for number in range(good):
+            scene = _crop(rng, photograph, TEST_ROWS, tint)
+            _save(folder / "test/good", f"{surface}_{number:03}", _take(rng, scene))
+        for kind, draw in DEFECTS.items():
+            for number in range(each):
+                scene = _crop(rng, photograph, TEST_ROWS, tint)
+                _save_defect(folder, kind, f"{surface}_{number:03}", rng, scene, draw(rng, scene))
+
+
+def write_part(folder: Path, train: int = 120, good: int = 24, each: int = 10) -> None:
+    """Write train, good and defective images, the last number per kind of defect."""
+    rng = np.random.default_rng(3396)
+    seeds = iter(range(10**6))  # each image is another plate
+    for number in range(train):
+        _save(
+            folder / "train/good", f"{number:03}", _take(rng, render(next(seeds), SIZE, Assembly()))
+        )
+    for number in range(good):
+        _save(
+            folder / "test/good", f"{number:03}", _take(rng, render(next(seeds), SIZE, Assembly()))
+        )
+    for kind in (*DEFECTS, *PART_DEFECTS):
+        for number in range(each):
+            seed = next(seeds)
+            scene = render(seed, SIZE, Assembly())
+            if kind in DEFECTS:
+                defective = DEFECTS[kind](rng, scene)
+            else:
+                fitting = list(PLACES)[number % len(PLACES)]
+                defective = render(seed, SIZE, _wrong_assembly(rng, kind, fitting))
+            _save_defect(folder, kind, f"{number:03}", rng, scene, defective)
+
+
+def _wrong_assembly(rng: np.random.Generator, kind: str, fitting: str) -> Assembly:
+    if kind == "missing":
+        return Assembly(missing=frozenset({fitting}))
+    direction = rng.uniform(0, 2 * np.pi)
+    distance = rng.uniform(0.04, 0.07)
+    return Assembly(
+        displaced={fitting: (distance * np.sin(direction), distance * np.cos(direction))}
+    )
+
+
+def _crop(
+    rng: np.random.Generator,
+    photograph: NDArray[np.float64],
+    rows: tuple[int, int],
+    tint: tuple[float, float, float],
+) -> Picture:
+    top = rng.integers(rows[0], rows[1] - SIZE + 1)
+    left = rng.integers(0, photograph.shape[1] - SIZE + 1)
+    crop = photograph[top : top + SIZE, left : left + SIZE]
+    if rng.random() < 0.5:
+        crop = crop[:, ::-1]
+    return np.clip(crop[..., None] * np.array(tint), 0, 1)
+
+
+def _take(rng: np.random.Generator, scene: Picture) -> Picture:
+    return expose(rng, scene, light_field(rng, SIZE))
+
+
+def _save_defect(
+    folder: Path, kind: str, name: str, rng: np.random.Generator, scene: Picture, defective: Picture
+) -> None:
+    """Save the defective scene, and as its mask the pixels in which it differs from the good one.
+
+    Pinholes, where a defect happens to have the colour of what it hides, belong to the defect.
+    """
+    from scipy.ndimage import binary_closing, binary_fill_holes
+
+    light = light_field(rng, SIZE)
+    differs = (np.abs(defective - scene) * light).max(-1) > VISIBLE
+    mask = binary_fill_holes(differs | binary_closing(differs, iterations=2))
+    _save(folder / "test" / kind, name, expose(rng, defective, light))
+    _save(folder / "ground_truth" / kind, f"{name}_mask", mask.astype(np.float64))
+
+
+def _save(folder: Path, name: str, picture: NDArray[np.float64]) -> None:
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((picture * 255).round().astype(np.uint8)).save(folder / f"{name}.png")

@@ -1,0 +1,312 @@
+"""AnoSeg as an anomalib model: wires generator, networks and losses into Lightning.
+
+Song, Kong, Park, Kim, Kang: "AnoSeg: Anomaly Segmentation Network Using Self-Supervised Learning",
+arXiv 2110.03396, 2021.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from anomalib import LearningType
+from anomalib.data import ImageBatch
+from anomalib.metrics import AUROC, Evaluator, F1Score
+from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor as AnomalibPreProcessor
+from anomalib.visualization import Visualizer
+from lightning.pytorch import seed_everything
+from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
+from torch import Tensor
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from anomalib_anoseg import loss
+from anomalib_anoseg.anomaly_generator import AnomalyGenerator
+from anomalib_anoseg.finite import FiniteGuard
+from anomalib_anoseg.metrics import IoU
+from anomalib_anoseg.pre_processor import PreProcessor
+from anomalib_anoseg.shapes import Images, Masks
+from anomalib_anoseg.torch_model import AnoSegModel, Discriminator, Segmentation, check_images
+
+CHECK_EVERY = 50  # steps; a GPU does not wait for the losses in between
+SEGMENTATION_LOSSES = {"l1": loss.l1_loss, "l1_bce_dice": loss.l1_bce_dice_loss}
+
+
+class AnoSeg(AnomalibModule):
+    """Segmentation network trained on synthetic anomalies made from good images.
+
+    Args:
+        backbone: Name of a timm encoder with feature maps at strides 2 to 32.
+        pre_trained: Load the encoder's pretrained weights; needs a network connection.
+        decoder: "skip" is light and has skip connections, ours; "paper" is table 6 of AnoSeg.
+        coordinate_channels: Give the encoder each pixel's row and column.
+        synthetic_share: Share of a batch that becomes synthetic, (0, 1]. The paper shows one
+            synthetic image per normal one.
+        patch_area: Smallest and largest area of a pasted patch, as shares of the image (CutPaste).
+        patch_aspect: Smallest and largest width over height of a patch (CutPaste).
+        patch_rotation: Smallest and largest angle in degrees by which a patch is turned.
+        patches: Fewest and most patches of a synthetic image. One in the paper.
+        scar_share: Share of the patches that are CutPaste's thin scars instead, [0, 1].
+        min_difference: Smallest smoothed change of a pixel that counts as anomalous, [0, 1). At 0
+            every change does, as in the paper.
+        segmentation_loss: "l1" is the paper's; "l1_bce_dice" adds cross entropy and Dice, ours.
+        reconstruction_weight: Weight of the masked reconstruction loss.
+        adversarial_weight: Weight of the adversarial loss; 0 builds no discriminator. With both
+            this and reconstruction_weight at 0 no image decoder is built either.
+        learning_rate: Highest rate of AdamW; warmed up, then lowered along a cosine.
+        weight_decay: Weight decay of AdamW.
+        seed: Makes a run repeatable: initial weights, synthetic anomalies and order of the data.
+            anomalib's own ``--seed_everything`` is parsed but never used.
+        pre_processor: Resizes images in [0, 1] to 256 x 256 by default.
+        post_processor: Thresholds scores and maps at 0.5 by default: both are probabilities, so no
+            defective image is needed to find a threshold.
+        evaluator: Image AUROC and F1, pixel AUROC, F1 and IoU by default.
+        visualizer: anomalib's by default.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "resnet18",
+        pre_trained: bool = False,
+        decoder: Literal["paper", "skip"] = "skip",
+        coordinate_channels: bool = True,
+        synthetic_share: float = 0.5,
+        patch_area: tuple[float, float] = (0.02, 0.15),
+        patch_aspect: tuple[float, float] = (0.3, 3.3),
+        patch_rotation: tuple[float, float] = (-45.0, 45.0),
+        patches: tuple[int, int] = (1, 1),
+        scar_share: float = 0.0,
+        min_difference: float = 0.0,
+        segmentation_loss: Literal["l1", "l1_bce_dice"] = "l1_bce_dice",
+        reconstruction_weight: float = 1.0,
+        adversarial_weight: float = 0.01,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 1e-2,
+        seed: int | None = None,
+        pre_processor: AnomalibPreProcessor | bool = True,
+        post_processor: PostProcessor | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        # Rebound before super() saves them: anomalib's benchmark passes OmegaConf's lists, and only
+        # plain data can be loaded from a checkpoint with weights_only.
+        patch_area, patch_aspect = _pair(patch_area), _pair(patch_aspect)
+        patch_rotation, patches = _pair(patch_rotation), _pair(patches)
+        _require_positive("synthetic_share", synthetic_share)
+        _require_positive("learning_rate", learning_rate)
+        _require_not_negative("weight_decay", weight_decay)
+        _require_not_negative("reconstruction_weight", reconstruction_weight)
+        _require_not_negative("adversarial_weight", adversarial_weight)
+        if segmentation_loss not in SEGMENTATION_LOSSES:
+            known = [*SEGMENTATION_LOSSES]
+            msg = f"segmentation_loss must be one of {known}, got {segmentation_loss!r}"
+            raise ValueError(msg)
+        if seed is not None:
+            seed_everything(seed, workers=True, verbose=False)
+        super().__init__(
+            pre_processor=pre_processor,
+            post_processor=post_processor,
+            evaluator=evaluator,
+            visualizer=visualizer,
+        )
+        self.automatic_optimization = False  # two networks that are trained against each other
+        self.seed = seed
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.reconstruction_weight = reconstruction_weight
+        self.adversarial_weight = adversarial_weight
+        self.segmentation_loss = SEGMENTATION_LOSSES[segmentation_loss]
+        self.anomaly_generator = AnomalyGenerator(
+            share=synthetic_share,
+            area=patch_area,
+            aspect=patch_aspect,
+            rotation=patch_rotation,
+            patches=patches,
+            scar_share=scar_share,
+            min_difference=min_difference,
+        )
+        self.model = AnoSegModel(
+            backbone=backbone,
+            pre_trained=pre_trained,
+            decoder=decoder,
+            coordinate_channels=coordinate_channels,
+            reconstruct=reconstruction_weight > 0 or adversarial_weight > 0,
+        )
+        self.discriminator = Discriminator() if adversarial_weight > 0 else None
+        self._finite = FiniteGuard()
+
+    def on_train_start(self) -> None:
+        """Start the random draws of this run, and refuse an optimiser from outside.
+
+        Raises:
+            ValueError: If ``configure_optimizers`` was replaced, as ``fit --optimizer`` does.
+        """
+        expected = 1 if self.discriminator is None else 2
+        if len(self.trainer.optimizers) != expected:
+            msg = (
+                f"AnoSeg trains with {expected} optimisers of its own, got "
+                f"{len(self.trainer.optimizers)}: drop --optimizer, and set --model.learning_rate "
+                "and --model.weight_decay instead, or --model.adversarial_weight 0"
+            )
+            raise ValueError(msg)
+        if self.seed is not None:
+            # Not the seed alone: a resumed run shall not repeat the anomalies of its first epochs.
+            seed_everything(self.seed + self.current_epoch, workers=True, verbose=False)
+
+    def training_step(
+        self, batch: ImageBatch, batch_idx: int, *args: Any, **kwargs: Any
+    ) -> STEP_OUTPUT:
+        """Make synthetic anomalies, update the discriminator, then the segmentation network."""
+        del args, kwargs
+        assert batch.image is not None  # anomalib's batches always carry images
+        if batch_idx == 0:  # once per epoch: looking at values makes a GPU wait
+            check_images(batch.image)
+        images, masks = self.anomaly_generator(batch.image)
+        output: Segmentation = self.model(images)
+        losses = self._segmentation_losses(images, masks, output)
+        if self.discriminator is not None:
+            losses |= self._play(self.discriminator, images, masks, output)
+        total = torch.stack([v for k, v in losses.items() if k != "discriminator"]).sum()
+        self._update_generator(total)
+        for scheduler in _as_list(self.lr_schedulers()):
+            scheduler.step()
+
+        self._finite.watch(self.global_step, losses)
+        if self.device.type == "cpu" or self.global_step % CHECK_EVERY == 0:
+            self._finite.check()
+        self.log("train_loss", total, prog_bar=True)
+        self.log_dict({f"train_{name}": value for name, value in losses.items()}, prog_bar=True)
+        return total
+
+    def _segmentation_losses(
+        self, images: Images, masks: Masks, output: Segmentation
+    ) -> dict[str, Tensor]:
+        losses = {"segmentation": self.segmentation_loss(output.anomaly_logits, masks)}
+        if output.reconstruction is not None and self.reconstruction_weight > 0:
+            reconstruction = loss.reconstruction_loss(output.reconstruction, images, masks)
+            losses["reconstruction"] = self.reconstruction_weight * reconstruction
+        return losses
+
+    def _play(
+        self, discriminator: Discriminator, images: Images, masks: Masks, output: Segmentation
+    ) -> dict[str, Tensor]:
+        """Update the discriminator, then ask it what it takes the segmentation for."""
+        assert output.reconstruction is not None  # the model builds it for the discriminator
+        fake = (output.reconstruction, output.anomaly_map)
+        optimizer = _as_list(self.optimizers())[1]
+        # Lightning counts the steps of every optimiser; --trainer.max_steps shall count batches.
+        optimizer._on_before_step = optimizer._on_after_step = _nothing  # noqa: SLF001
+        value = loss.discriminator_loss(
+            real=discriminator(images, masks),
+            fake=discriminator(*(tensor.detach() for tensor in fake)),
+        )
+        optimizer.zero_grad()
+        self.manual_backward(value)
+        optimizer.step()
+        # Its own gradients would cost a third of what follows and be thrown away.
+        discriminator.requires_grad_(False)
+        adversarial = self.adversarial_weight * loss.generator_loss(discriminator(*fake))
+        discriminator.requires_grad_(True)
+        return {"discriminator": value, "adversarial": adversarial}
+
+    def _update_generator(self, total: Tensor) -> None:
+        optimizer = _as_list(self.optimizers())[0]
+        optimizer.zero_grad()
+        self.manual_backward(total)
+        optimizer.step()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to overwrite a good checkpoint with weights that are not finite."""
+        self._finite.check()
+        super().on_save_checkpoint(checkpoint)
+
+    def validation_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
+        """Add anomaly maps and scores to the batch."""
+        del args, kwargs
+        return batch.update(**self.model(batch.image)._asdict())
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Return AdamW with a warmed-up cosine for each network; all of it ours."""
+        networks = [self.model] if self.discriminator is None else [self.model, self.discriminator]
+        optimizers = [
+            AdamW(network.parameters(), self.learning_rate, weight_decay=self.weight_decay)
+            for network in networks
+        ]
+        schedule = warmup_cosine(self.trainer.estimated_stepping_batches)
+        return optimizers, [LambdaLR(optimizer, schedule) for optimizer in optimizers]
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """Return what AnoSeg needs of Lightning's trainer."""
+        return {"num_sanity_val_steps": 0}
+
+    @property
+    def learning_type(self) -> LearningType:
+        """Return that only good images are needed."""
+        return LearningType.ONE_CLASS
+
+    @staticmethod
+    def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
+        """Return the resize to image_size, by default to (256, 256)."""
+        return PreProcessor(image_size or (256, 256))
+
+    def configure_post_processor(self) -> PostProcessor:
+        """Return anomalib's post-processor with both thresholds at 0.5 of the raw probability."""
+        return PostProcessor(enable_normalization=False)
+
+    @staticmethod
+    def configure_evaluator() -> Evaluator:
+        """Return anomalib's default metrics and the paper's, pixel IoU."""
+        return Evaluator(
+            test_metrics=[
+                AUROC(fields=["pred_score", "gt_label"], prefix="image_"),
+                F1Score(fields=["pred_label", "gt_label"], prefix="image_"),
+                AUROC(fields=["anomaly_map", "gt_mask"], prefix="pixel_", strict=False),
+                F1Score(fields=["pred_mask", "gt_mask"], prefix="pixel_", strict=False),
+                IoU(fields=["pred_mask", "gt_mask"], prefix="pixel_", strict=False),
+            ]
+        )
+
+
+def warmup_cosine(total_steps: float, warmup: int = 20) -> Callable[[int], float]:
+    """Return the factor of the learning rate for each step: up in a line, down to 1 % in a cosine.
+
+    Not torch's own schedulers: a resumed run with more epochs must follow the longer curve, and
+    theirs restore the old length from the checkpoint. An endless run keeps the full rate.
+    """
+
+    def factor(step: int) -> float:
+        progress = min(1.0, step / total_steps)
+        return min(1.0, (step + 1) / warmup) * (0.505 + 0.495 * math.cos(math.pi * progress))
+
+    return factor
+
+
+def _nothing() -> None:
+    """Stand in for a hook that shall not be called."""
+
+
+def _as_list(value: Any) -> list[Any]:
+    """Return what Lightning hands out bare if there is only one of it."""
+    return value if isinstance(value, list) else [value]
+
+
+def _pair(value: Sequence[Any]) -> Any:
+    return tuple(value)
+
+
+def _require_positive(name: str, value: float) -> None:
+    if not value > 0:
+        msg = f"{name} must be greater than 0, got {value}"
+        raise ValueError(msg)
+
+
+def _require_not_negative(name: str, value: float) -> None:
+    if not value >= 0:
+        msg = f"{name} must be at least 0, got {value}"
+        raise ValueError(msg)

@@ -1,0 +1,61 @@
+"""The losses of AnoSeg (Song et al. 2021, section 3), as pure functions of logits.
+
+Masks follow anomalib: 1 is anomalous. The paper's A_seg is one minus the mask.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from anomalib_anoseg.shapes import Images, Logits, Masks
+
+
+def l1_loss(logits: Logits, masks: Masks) -> Tensor:
+    """Return the paper's L_seg: the mean absolute error of the anomaly map."""
+    return (logits.float().sigmoid() - masks).abs().mean()
+
+
+def dice_loss(logits: Logits, masks: Masks) -> Tensor:
+    """Return one minus the soft Dice coefficient over all pixels of the batch, with masks.
+
+    Taken over the batch, not per image, because a normal image has no pixel to overlap with.
+    """
+    anomaly_map = logits.float().sigmoid()
+    overlap = (anomaly_map * masks).sum()
+    total = anomaly_map.sum() + masks.sum()
+    return 1 - (2 * overlap + 1) / (total + 1)
+
+
+def l1_bce_dice_loss(logits: Logits, masks: Masks) -> Tensor:
+    """Return L_seg plus cross entropy plus Dice; ours.
+
+    The gradient of L1 through a sigmoid vanishes where the map is confidently wrong. Cross entropy
+    keeps it there, and Dice stops "all normal" from being a cheap answer to small defects.
+    """
+    cross_entropy = binary_cross_entropy_with_logits(logits.float(), masks.float())
+    return l1_loss(logits, masks) + cross_entropy + dice_loss(logits, masks)
+
+
+def reconstruction_loss(reconstruction: Images, images: Images, masks: Masks) -> Tensor:
+    """Return the paper's L_re: the mean absolute error over the normal pixels only."""
+    normal = (1 - masks).expand_as(images)
+    error = (reconstruction.float() - images).abs() * normal
+    return error.sum() / normal.sum().clamp(min=1)
+
+
+def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Return the discriminator's half of L_adv, from logits of any shape."""
+    return _is(real, 1.0) + _is(fake, 0.0)
+
+
+def generator_loss(fake: Tensor) -> Tensor:
+    """Return the generator's half of L_adv in its non-saturating form (Goodfellow et al. 2014).
+
+    The paper does not say which form it uses.
+    """
+    return _is(fake, 1.0)
+
+
+def _is(logits: Tensor, label: float) -> Tensor:
+    logits = logits.float()
+    return binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))

@@ -1,0 +1,87 @@
+"""One resize for training, test and export: the same pixels reach the network everywhere."""
+
+from typing import Any
+
+import torch
+from anomalib.pre_processing import PreProcessor as AnomalibPreProcessor
+from anomalib.pre_processing.utils.spec import transform_to_spec
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import Resize
+
+
+class PreProcessor(AnomalibPreProcessor):
+    """Resize images in [0, 1]; nothing is normalised, because the network reconstructs them.
+
+    anomalib's own resize is antialiased in the engine but not in an exported model. This one is the
+    same computation in both, and is restored from checkpoints.
+
+    Args:
+        image_size: Height and width in pixels of what the network sees, each at least 64.
+
+    Raises:
+        ValueError: If a side is under 64.
+    """
+
+    def __init__(self, image_size: tuple[int, int] = (256, 256)) -> None:
+        height, width = image_size
+        if min(height, width) < 64:
+            msg = f"image_size must be at least (64, 64), got {(height, width)}"
+            raise ValueError(msg)
+        super().__init__(transform=MatrixResize((height, width)))
+
+    def checkpoint_config(self) -> dict[str, Any]:
+        """Return the size as plain data, and torchvision's nearest equivalent beside it.
+
+        The equivalent is what anomalib's own PreProcessor restores from the checkpoint.
+        """
+        if not isinstance(self.transform, MatrixResize):
+            return super().checkpoint_config()
+        size = list(self.transform.size)
+        return {"image_size": size, "transform": transform_to_spec(Resize(size, antialias=True))}
+
+    def load_checkpoint_config(self, config: dict[str, Any]) -> None:
+        """Restore what either this class or anomalib's PreProcessor has saved."""
+        size = config.get("image_size")
+        if size is None:
+            super().load_checkpoint_config(config)
+        else:
+            self.transform = self.export_transform = MatrixResize(tuple(size))
+
+
+class MatrixResize(Resize):
+    """torchvision's antialiased bilinear Resize of images, as a product with two matrices.
+
+    torchvision's own cannot be exported, and OpenVINO ignores the antialias flag of ONNX; matrix
+    products survive every route, also with the size of the input left open. Masks and everything
+    else are resized by torchvision. anomalib recognises a Resize and already applies it per image
+    in the data loader, which makes the sizes of a batch equal.
+    """
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Resize an image (..., h, w)."""
+        is_image = isinstance(inpt, tv_tensors.Image) or type(inpt) is Tensor
+        if not is_image or not inpt.is_floating_point():
+            return super().transform(inpt, params)
+        height, width = self.size
+        # Not while exporting: an input size left open cannot be compared.
+        if not torch.compiler.is_compiling() and inpt.shape[-2:] == (height, width):
+            return inpt
+        image = inpt.as_subclass(Tensor)
+        resized = (
+            _weights(image.shape[-2], height, image)
+            @ image
+            @ _weights(image.shape[-1], width, image).mT
+        )
+        return tv_tensors.wrap(resized, like=inpt) if type(inpt) is not Tensor else resized
+
+
+def _weights(old: int, new: int, like: Tensor) -> Tensor:
+    """Return the weight of each of the old pixels in each of the new, (new, old); rows sum to 1."""
+    scale = old / new
+    # Enlarging interpolates between neighbours, reducing averages over all pixels that are covered.
+    support: Any = torch.sym_max(scale, 1.0)
+    centres = (torch.arange(new, device=like.device, dtype=like.dtype) + 0.5) * scale
+    pixels = torch.arange(old, device=like.device, dtype=like.dtype) + 0.5
+    weights = (1 - (pixels - centres[:, None]).abs() / support).clamp(min=0)
+    return weights / weights.sum(1, keepdim=True)
