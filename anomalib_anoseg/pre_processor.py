@@ -60,20 +60,18 @@ class MatrixResize(Resize):
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Resize an image (..., h, w)."""
-        is_image = isinstance(inpt, tv_tensors.Image) or type(inpt) is Tensor
-        if not is_image or not inpt.is_floating_point():
+        tagged = isinstance(inpt, tv_tensors.TVTensor)
+        if (tagged and not isinstance(inpt, tv_tensors.Image)) or not inpt.is_floating_point():
             return super().transform(inpt, params)
         height, width = self.size
         # Not while exporting: an input size left open cannot be compared.
         if not torch.compiler.is_compiling() and inpt.shape[-2:] == (height, width):
             return inpt
-        image = inpt.as_subclass(Tensor)
-        resized = (
-            _weights(image.shape[-2], height, image)
-            @ image
-            @ _weights(image.shape[-1], width, image).mT
-        )
-        return tv_tensors.wrap(resized, like=inpt) if type(inpt) is not Tensor else resized
+        image = inpt.as_subclass(Tensor) if tagged else inpt
+        rows = _weights(image.shape[-2], height, image)
+        columns = _weights(image.shape[-1], width, image)
+        resized = rows @ image @ columns.mT
+        return tv_tensors.wrap(resized, like=inpt) if tagged else resized
 
 
 def _weights(old: int, new: int, like: Tensor) -> Tensor:

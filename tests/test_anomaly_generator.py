@@ -1,0 +1,256 @@
+import math
+
+import pytest
+import torch
+from conftest import photographs
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tv
+
+from anomalib_anoseg import AnomalyGenerator
+from anomalib_anoseg.anomaly_generator import (
+    AnomalyParameters,
+    hard_augmentation_lookup,
+    jitter_colours,
+)
+
+GENERATORS = {
+    "defaults": {},
+    "several": {"patches": (1, 4), "scar_share": 0.5},
+    "scars": {"scar_share": 1.0},
+    "labelled by change": {"min_difference": 0.1},
+}
+
+
+def neutral(n: int) -> AnomalyParameters:
+    """Parameters that change nothing: no hard augmentation, one patch in its own place."""
+    middle = torch.full((n, 1, 2), 32.0)
+    return AnomalyParameters(
+        chosen=torch.arange(n),
+        quarter_turns=torch.zeros(n, dtype=torch.long),
+        shift=torch.zeros(n, 2),
+        jitter=torch.tensor([[1.0, 1.0, 1.0, 0.0]]).repeat(n, 1),
+        present=torch.ones(n, 1, dtype=torch.bool),
+        source=middle,
+        target=middle,
+        half_size=torch.full((n, 1, 2), 8.0),
+        angle=torch.zeros(n, 1),
+    )
+
+
+@pytest.mark.parametrize("arguments", GENERATORS.values(), ids=GENERATORS.keys())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(96, 96), (65, 131), (200, 64)], ids=str)
+def test_guarantees(
+    arguments: dict[str, object], dtype: torch.dtype, channels: int, size: tuple[int, int]
+) -> None:
+    images = photographs(12, channels, *size).to(dtype)
+    synthetic, masks = AnomalyGenerator(share=0.75, **arguments)(images)
+
+    assert synthetic.shape == images.shape
+    assert masks.shape == (12, 1, *size)
+    assert synthetic.dtype == masks.dtype == dtype
+    assert set(masks.unique().tolist()) == {0.0, 1.0}
+    assert (masks.flatten(1).any(1)).sum() == 9  # as many masks as synthetic images, none is empty
+    changed = (synthetic != images).any(1, keepdim=True)
+    assert torch.equal(changed, masks.bool())  # differs inside, and is bit-equal outside
+    assert synthetic.min() >= 0
+    assert synthetic.max() <= 1
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_masks_are_not_empty_where_pasting_changes_nothing(value: float) -> None:
+    images = torch.full((6, 3, 64, 64), value)
+    # White on white, black on black: only brightness can differ, and half the time it does not.
+    synthetic, masks = AnomalyGenerator(share=1.0, min_difference=0.3)(images)
+    assert masks.flatten(1).any(1).all()
+    assert torch.equal((synthetic != images).any(1, keepdim=True), masks.bool())
+
+
+def test_share_zero_is_the_identity() -> None:
+    images = photographs(4)
+    synthetic, masks = AnomalyGenerator(share=0.0)(images)
+    assert torch.equal(synthetic, images)
+    assert not masks.any()
+
+
+def test_same_seed_same_batch_and_parameters_replay() -> None:
+    images, generator = photographs(6), AnomalyGenerator(patches=(1, 3), scar_share=0.3)
+
+    def run(seed: int) -> tuple[Tensor, Tensor]:
+        return generator(images, torch.Generator().manual_seed(seed))
+
+    first, again, other = run(3), run(3), run(4)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0], other[0])
+    parameters = generator.sample(images, torch.Generator().manual_seed(3))
+    for _ in range(2):
+        replayed = generator.apply_parameters(images, parameters)
+        assert all(torch.equal(a, b) for a, b in zip(first, replayed, strict=True))
+
+
+def test_global_seed_is_enough() -> None:
+    images, generator = photographs(4), AnomalyGenerator()
+    torch.manual_seed(5)
+    first = generator(images)[0]
+    torch.manual_seed(5)
+    assert torch.equal(generator(images)[0], first)
+
+
+def test_no_gradients_are_recorded() -> None:
+    images = photographs(4).requires_grad_()
+    synthetic, masks = AnomalyGenerator()(images)
+    assert not synthetic.requires_grad
+    assert not masks.requires_grad
+
+
+def test_patch_moves_pixels_exactly() -> None:
+    """Oracle: slicing. A patch moved by whole pixels copies them."""
+    images = photographs(2, 3, 64, 64)
+    target = torch.full((2, 1, 2), 20.0)
+    parameters = neutral(2)._replace(target=target)
+    synthetic, masks = AnomalyGenerator().apply_parameters(images, parameters)
+    expected = images.clone()
+    expected[:, :, 12:28, 12:28] = images[:, :, 24:40, 24:40]
+    torch.testing.assert_close(synthetic, expected, atol=1e-6, rtol=0)
+    assert masks.sum() == 2 * 16 * 16
+
+
+def test_patch_is_clipped_by_the_border() -> None:
+    images = photographs(1, 3, 64, 64)
+    parameters = neutral(1)._replace(target=torch.zeros(1, 1, 2))
+    _, masks = AnomalyGenerator().apply_parameters(images, parameters)
+    assert masks.sum() == 8 * 8  # a quarter of it is inside
+    assert masks[0, 0, :8, :8].all()
+
+
+def test_patch_is_turned() -> None:
+    """Oracle: a square turned by 45 degrees is a diamond, |row| + |column| <= its half diagonal."""
+    images = photographs(1, 3, 64, 64)
+    parameters = neutral(1)._replace(
+        angle=torch.full((1, 1), math.pi / 4), source=torch.full((1, 1, 2), 24.0)
+    )
+    _, masks = AnomalyGenerator().apply_parameters(images, parameters)
+    rows, columns = torch.meshgrid(*2 * [torch.arange(64) + 0.5 - 32], indexing="ij")
+    assert torch.equal(masks[0, 0].bool(), rows.abs() + columns.abs() <= 8 * math.sqrt(2))
+
+
+@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize("swap", [(0, 0), (32, 0), (0, 48), (32, 48)])
+def test_hard_augmentation_is_rotation_then_permutation(turns: int, swap: tuple[int, int]) -> None:
+    """Oracle: torch.rot90 and torch.roll; on a square, where a quarter turn stretches nothing."""
+    height, width = 64, 96
+    shape = (height, width) if turns % 2 == 0 else (96, 96)
+    swap = swap if turns % 2 == 0 else (swap[0] and 48, swap[1])
+    images = photographs(1, 3, *shape)
+    parameters = neutral(1)._replace(
+        quarter_turns=torch.tensor([turns]), shift=torch.tensor([swap], dtype=torch.float)
+    )
+    rows, columns = torch.meshgrid(
+        torch.arange(shape[0]) + 0.5, torch.arange(shape[1]) + 0.5, indexing="ij"
+    )
+    rows, columns = hard_augmentation_lookup(rows[None], columns[None], images, parameters)
+    looked_up = images[0, :, rows[0].floor().long(), columns[0].floor().long()]
+    assert torch.equal(looked_up, images.rot90(turns, (2, 3)).roll(swap, (2, 3))[0])
+
+
+def test_jitter_is_torchvisions() -> None:
+    """Oracle: torchvision's functions, which clamp after each: stay inside the range."""
+    images = 0.3 + 0.3 * photographs(3)
+    jitter = torch.tensor([[1.1, 1.0, 1.0, 0.0], [1.0, 0.7, 1.0, 0.0], [0.9, 1.2, 0.6, 0.0]])
+    expected = torch.stack(
+        [
+            tv.adjust_saturation(tv.adjust_contrast(tv.adjust_brightness(i, b), c), s)
+            for i, (b, c, s, _) in zip(images, jitter.tolist(), strict=True)
+        ]
+    )
+    # torchvision and kornia round the weights of the luma differently.
+    torch.testing.assert_close(jitter_colours(images, images, jitter), expected, atol=1e-3, rtol=0)
+
+
+def test_hue_turns_colours_and_keeps_grey_and_luma() -> None:
+    pixels = photographs(1) * 0.2 + 0.4
+    pixels[..., :10] = pixels[:, :1, :, :10]
+    luma = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+    turned = jitter_colours(pixels, pixels, torch.tensor([[1.0, 1.0, 1.0, 0.3]]))
+    torch.testing.assert_close(turned[..., :10], pixels[..., :10], atol=1e-5, rtol=0)
+    torch.testing.assert_close((turned * luma).sum(1), (pixels * luma).sum(1), atol=1e-5, rtol=0)
+    back = jitter_colours(turned, turned, torch.tensor([[1.0, 1.0, 1.0, -0.3]]))
+    torch.testing.assert_close(back, pixels, atol=1e-5, rtol=0)
+
+
+def test_laws_of_the_patches() -> None:
+    generator = AnomalyGenerator(share=1.0, patches=(1, 3), scar_share=0.0)
+    draws = generator.sample(torch.empty(1).expand(2000, 3, 256, 256))  # only the shape is read
+    height, width = (2 * draws.half_size).unbind(-1)
+    inside = (height < 256) & (width < 256)  # a longer side is cut to the image's
+    area, aspect = (height * width / 256**2)[inside], (width / height)[inside]
+    assert 0.0199 < area.min() < 0.021
+    assert 0.148 < area.max() < 0.1501
+    assert 0.299 < aspect.min() < 0.31
+    assert 3.2 < aspect.max() < 3.301
+    assert abs(aspect.log().mean()) < 0.05  # log-uniform about 1
+    counts = draws.present.sum(1).bincount(minlength=4)
+    assert counts[0] == 0
+    assert (counts[1:] - 667).abs().max() < 100
+    for coordinate in draws.target.unbind(-1):
+        assert coordinate.min() >= 0
+        assert coordinate.max() <= 256
+    edge = torch.cat([draws.source - draws.half_size, 256 - draws.source - draws.half_size])
+    assert edge.min() >= -1e-3  # what is cut out lies inside the image
+
+
+def test_hard_augmentation_happens_half_of_the_time() -> None:
+    draws = AnomalyGenerator(share=1.0).sample(torch.empty(1).expand(4000, 3, 64, 64))
+    for happened in (
+        draws.quarter_turns > 0,
+        draws.shift.any(1),
+        (draws.jitter != draws.jitter.new_tensor([1, 1, 1, 0])).any(1),
+    ):
+        assert abs(happened.float().mean() - 0.5) < 0.04
+    assert draws.quarter_turns.unique().tolist() == [0, 1, 2, 3]
+    assert len(draws.shift.unique(dim=0)) == 4
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("share", 1.5),
+        ("share", -0.1),
+        ("area", (0.2, 0.1)),
+        ("area", (0.0, 0.1)),
+        ("area", (0.1, 1.1)),
+        ("aspect", (0.0, 1.0)),
+        ("rotation", (-400.0, 0.0)),
+        ("patches", (0, 1)),
+        ("patches", (3, 2)),
+        ("scar_share", 2.0),
+        ("scar_width", (0.0, 1.0)),
+        ("scar_length", (10.0, 300.0)),
+        ("jitter", (0.4, 0.4, 0.4, 0.6)),
+        ("jitter", (0.4, 0.4)),
+        ("min_difference", 1.0),
+        ("min_difference", float("nan")),
+    ],
+)
+def test_wrong_argument_is_named_with_its_range(argument: str, value: object) -> None:
+    with pytest.raises(ValueError, match=argument) as caught:
+        AnomalyGenerator(**{argument: value})
+    assert str(value) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_channel_counts_are_refused() -> None:
+    with pytest.raises(ValueError, match="1 or 3 channels, got 4"):
+        AnomalyGenerator()(torch.rand(2, 4, 64, 64))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_no_device_sync() -> None:
+    images, generator = photographs(8).cuda(), AnomalyGenerator(patches=(1, 3), scar_share=0.3)
+    generator(images)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        generator(images)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -1,0 +1,254 @@
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from anomalib.data import ImageBatch
+from anomalib.engine import Engine
+from anomalib.pre_processing import PreProcessor as AnomalibPreProcessor
+from conftest import photographs
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback
+from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import Compose, Normalize, Resize
+
+from anomalib_anoseg import AnoSeg, PreProcessor, SurfaceDemo
+from anomalib_anoseg.finite import FiniteGuard
+from anomalib_anoseg.lightning_model import warmup_cosine
+
+
+def small(**arguments: Any) -> AnoSeg:
+    arguments = {"visualizer": False, "pre_processor": PreProcessor((64, 64))} | arguments
+    return AnoSeg(**arguments)
+
+
+def engine(root: Path, **arguments: Any) -> Engine:
+    return Engine(
+        **{
+            "default_root_dir": root,
+            "accelerator": "cpu",
+            "max_epochs": 1,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+        }
+        | arguments
+    )
+
+
+@pytest.fixture
+def part(demo_root: Path) -> SurfaceDemo:
+    return SurfaceDemo(demo_root, category="part", train_batch_size=4)
+
+
+class Watch(Callback):
+    """Notes what was logged and how the weights moved in each step."""
+
+    def __init__(self) -> None:
+        self.losses: list[dict[str, float]] = []
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        self.losses.append({k: v.item() for k, v in trainer.callback_metrics.items()})
+
+
+WEIGHTS = {
+    "all": ((1.0, 0.01), {"segmentation", "reconstruction", "discriminator", "adversarial"}),
+    "no adversary": ((1.0, 0.0), {"segmentation", "reconstruction"}),
+    "no reconstruction": ((0.0, 0.01), {"segmentation", "discriminator", "adversarial"}),
+    "segmentation only": ((0.0, 0.0), {"segmentation"}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("weights", "parts"), WEIGHTS.values(), ids=WEIGHTS.keys())
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_each_part_can_be_switched_off(
+    tmp_path: Path,
+    part: SurfaceDemo,
+    weights: tuple[float, float],
+    parts: set[str],
+    precision: str,
+) -> None:
+    watch = Watch()
+    model = small(reconstruction_weight=weights[0], adversarial_weight=weights[1])
+    assert (model.discriminator is None) == (weights[1] == 0)
+    assert (model.model.image_decoder is None) == (sum(weights) == 0)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    engine(tmp_path, precision=precision, max_steps=3, callbacks=[watch]).fit(model, datamodule=part)
+    assert len(watch.losses) == 3  # max_steps counts batches, not the steps of two optimisers
+    for losses in watch.losses:
+        assert set(losses) == {"train_loss"} | {f"train_{name}" for name in parts}
+        total = sum(losses[f"train_{name}"] for name in parts - {"discriminator"})
+        assert losses["train_loss"] == pytest.approx(total, rel=1e-4)
+    unmoved = [name for name, p in model.named_parameters() if torch.equal(p, before[name])]
+    assert unmoved == []  # every network that is built is trained
+
+
+@pytest.mark.slow
+def test_a_training_batch_of_one(tmp_path: Path, demo_root: Path) -> None:
+    part = SurfaceDemo(demo_root, category="part", train_batch_size=1)
+    watch = Watch()
+    engine(tmp_path, max_steps=2, callbacks=[watch]).fit(small(), datamodule=part)
+    assert all(torch.isfinite(torch.tensor(list(loss.values()))).all() for loss in watch.losses)
+
+
+@pytest.mark.slow
+def test_metrics_of_a_test_run(tmp_path: Path, part: SurfaceDemo) -> None:
+    run = engine(tmp_path)
+    model = small()
+    run.fit(model, datamodule=part)
+    (results,) = run.test(model, datamodule=part)
+    assert set(results) == {
+        "image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score", "pixel_IoU",
+    }  # fmt: skip
+    assert all(0 <= value <= 1 for value in results.values())
+
+
+@pytest.mark.slow
+def test_resumed_run_continues_where_it_was(tmp_path: Path, demo_root: Path) -> None:
+    """Oracle: the uninterrupted run, with the same batches and draws in each step."""
+
+    class InOrder(SurfaceDemo):
+        def train_dataloader(self) -> DataLoader[Any]:
+            return DataLoader(self.train_data, 4, collate_fn=self.train_data.collate_fn)
+
+    def data() -> SurfaceDemo:
+        return InOrder(demo_root, category="part")
+
+    class Interrupt(Callback):
+        def on_train_epoch_start(self, trainer: Any, *_: Any) -> None:
+            if trainer.current_epoch == 2:
+                raise KeyboardInterrupt
+
+    class Reseed(Callback):
+        def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+            torch.manual_seed(trainer.global_step)
+
+    whole = small(seed=3)
+    engine(tmp_path / "a", max_epochs=3, callbacks=[Reseed()]).fit(whole, datamodule=data())
+    broken = engine(tmp_path / "b", max_epochs=3, callbacks=[Interrupt(), Reseed()])
+    with pytest.raises(KeyboardInterrupt):
+        broken.fit(small(seed=3), datamodule=data())
+    checkpoint = broken.trainer.checkpoint_callback.best_model_path
+    assert Path(checkpoint).is_file()
+    resumed = small(seed=3)
+    again = engine(tmp_path / "c", max_epochs=3, callbacks=[Reseed()])
+    again.fit(resumed, datamodule=data(), ckpt_path=checkpoint)
+    assert again.trainer.global_step == 9
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    for a, b in zip(whole.trainer.optimizers, resumed.trainer.optimizers, strict=True):
+        assert a.param_groups[0]["lr"] == b.param_groups[0]["lr"]
+        for left, right in zip(a.state.values(), b.state.values(), strict=True):
+            torch.testing.assert_close(left["exp_avg_sq"], right["exp_avg_sq"])
+
+
+@pytest.mark.slow
+def test_checkpoint_restores_arguments_and_answers(tmp_path: Path, part: SurfaceDemo) -> None:
+    model = small(decoder="paper", patch_area=[0.05, 0.1], patches=[1, 2], seed=1)
+    run = engine(tmp_path, max_steps=1)
+    run.fit(model, datamodule=part)
+    loaded = AnoSeg.load_from_checkpoint(run.trainer.checkpoint_callback.best_model_path)
+    assert loaded.hparams.decoder == "paper"
+    assert loaded.anomaly_generator.area == (0.05, 0.1)
+    image = photographs(1, height=150, width=120)  # through the restored resize to 64 x 64
+    torch.testing.assert_close(loaded.eval()(image), model.cpu().eval()(image))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "argument", [{"gradient_clip_val": 1.0}, {"accumulate_grad_batches": 2}], ids=str
+)
+def test_clipping_and_accumulation_are_refused(
+    tmp_path: Path, part: SurfaceDemo, argument: dict[str, Any]
+) -> None:
+    with pytest.raises(MisconfigurationException, match=f"Remove `Trainer.{next(iter(argument))}"):
+        engine(tmp_path, **argument).fit(small(), datamodule=part)
+
+
+@pytest.mark.slow
+def test_an_optimizer_from_outside_is_refused(tmp_path: Path, part: SurfaceDemo) -> None:
+    model = small()
+    # What `anomalib fit --optimizer SGD` does.
+    model.configure_optimizers = lambda: torch.optim.SGD(model.parameters(), 0.1)
+    with pytest.raises(ValueError, match="2 optimisers of its own, got 1: drop --optimizer"):
+        engine(tmp_path).fit(model, datamodule=part)
+
+
+@pytest.mark.slow
+def test_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(
+    tmp_path: Path, part: SurfaceDemo
+) -> None:
+    class Poison(Callback):
+        def on_train_batch_start(self, trainer: Any, module: AnoSeg, *_: Any) -> None:
+            if trainer.global_step == 4:
+                module.model.map_decoder.head[-1].bias.data.fill_(float("nan"))
+
+    run = engine(tmp_path, max_epochs=3, callbacks=[Poison()])
+    with pytest.raises(FloatingPointError, match=r"step \d \(segmentation nan, .*learning_rate"):
+        run.fit(small(), datamodule=part)
+    good = AnoSeg.load_from_checkpoint(run.trainer.checkpoint_callback.best_model_path)
+    assert all(p.isfinite().all() for p in good.parameters())
+
+
+def test_guard_reports_the_first_bad_step_when_asked_later() -> None:
+    guard = FiniteGuard()
+    guard.check()
+    for step, value in enumerate([1.0, float("inf"), 2.0, float("nan")]):
+        guard.watch(step, {"segmentation": torch.tensor(value), "adversarial": torch.tensor(0.5)})
+    with pytest.raises(FloatingPointError, match=r"step 1 \(segmentation inf, adversarial 0.5\)"):
+        guard.check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["fit", "test"])
+def test_a_normalize_left_in_the_transform_is_named(
+    tmp_path: Path, part: SurfaceDemo, stage: str
+) -> None:
+    transform = Compose([Resize((64, 64)), Normalize([0.5] * 3, [0.2] * 3)])
+    model = small(pre_processor=AnomalibPreProcessor(transform))
+    with pytest.raises(ValueError, match=r"\[0, 1\].*is there a Normalize left"):
+        getattr(engine(tmp_path), stage)(model, datamodule=part)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("synthetic_share", 0.0),
+        ("synthetic_share", 1.1),
+        ("patch_area", (0.5, 0.1)),
+        ("learning_rate", 0.0),
+        ("learning_rate", float("nan")),
+        ("weight_decay", -1.0),
+        ("reconstruction_weight", -1.0),
+        ("adversarial_weight", float("nan")),
+        ("segmentation_loss", "l2"),
+        ("decoder", "unet"),
+    ],
+)
+def test_wrong_argument_is_named_with_its_range(argument: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=argument.removeprefix("patch_").split("_")[-1]) as caught:
+        AnoSeg(**{argument: value})
+    assert str(value) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_schedule_warms_up_and_ends_at_one_percent() -> None:
+    factor = warmup_cosine(1000)
+    assert factor(0) == pytest.approx(0.05)
+    assert factor(20) == pytest.approx(1, abs=2e-3)
+    assert factor(1000) == factor(5000) == pytest.approx(0.01)
+    assert warmup_cosine(float("inf"))(10**6) == 1  # an endless run keeps its rate
+
+
+def test_seed_gives_the_same_weights() -> None:
+    a, b, c = small(seed=1), small(seed=1), small(seed=2)
+    assert torch.equal(a.model.encoder.conv1.weight, b.model.encoder.conv1.weight)
+    assert not torch.equal(a.model.encoder.conv1.weight, c.model.encoder.conv1.weight)
+
+
+def test_validation_step_adds_maps() -> None:
+    batch = ImageBatch(image=photographs(2))
+    updated = small().eval().validation_step(batch)
+    assert updated.anomaly_map.shape == (2, 1, 96, 96) or updated.anomaly_map.shape == (2, 96, 96)
+    assert updated.pred_score.shape == (2,)

@@ -1,0 +1,149 @@
+import pytest
+import torch
+from anomalib.data import InferenceBatch
+from conftest import photographs
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from anomalib_anoseg import AnoSegModel, Discriminator
+from anomalib_anoseg.torch_model import PaperDecoder, Segmentation, coordinates, image_score
+
+# Table 6 at 256 x 256, from the code of 8 x 8 x 512: convolutions keep the size, T doubles it.
+TABLE_6 = [
+    ("conv", 512, 8), ("T", 512, 16), ("conv", 256, 16), ("T", 256, 32), ("conv", 128, 32),
+    ("T", 128, 64), ("conv", 128, 64), ("T", 128, 128), ("conv", 128, 128), ("T", 128, 256),
+    ("conv", 128, 256),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("out_channels", [1, 3])
+def test_paper_decoder_is_table_6(out_channels: int) -> None:
+    decoder = PaperDecoder([64, 64, 128, 256, 512], out_channels).eval()
+    features, width, parameters = torch.rand(1, 512, 8, 8), 512, 0
+    for layer, (kind, channels, size) in zip(decoder.layers, TABLE_6, strict=True):
+        features = layer(features)
+        assert features.shape == (1, channels, size, size)
+        convolution, norm, activation = layer
+        assert isinstance(convolution, nn.Conv2d if kind == "conv" else nn.ConvTranspose2d)
+        assert convolution.kernel_size == ((3, 3) if kind == "conv" else (4, 4))
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert isinstance(activation, nn.ReLU)
+        kernel = 9 if kind == "conv" else 16
+        parameters += width * channels * kernel + 2 * channels  # and the two of its batch norm
+        width = channels
+    assert decoder.head(features).shape == (1, out_channels, 256, 256)
+    parameters += 128 * out_channels * 9 + out_channels
+    assert sum(p.numel() for p in decoder.parameters()) == parameters
+
+
+def test_discriminator_is_table_6_at_256() -> None:
+    critic = Discriminator().eval()
+    widths, sizes = (64, 128, 256, 512, 512, 512, 128), (128, 64, 32, 16, 8, 4, 2)
+    features = torch.rand(1, 4, 256, 256)
+    for index, (block, width, size) in enumerate(zip(critic.blocks, widths, sizes, strict=True)):
+        features = block(features)
+        assert features.shape == (1, width, size, size)
+        convolution, norm, activation = block
+        assert (convolution.kernel_size, convolution.stride) == ((4, 4), (2, 2))
+        assert isinstance(norm, nn.BatchNorm2d) == (index > 0)
+        assert isinstance(activation, nn.LeakyReLU)
+    assert critic.head(features).shape == (1, 1, 1, 1)
+    pairs = (4, *widths, 1)
+    weights = sum(a * b * 16 for a, b in zip(pairs[:-1], pairs[1:], strict=True))
+    biases_and_norms = 64 + 1 + 2 * sum(widths[1:])
+    assert sum(p.numel() for p in critic.parameters()) == weights + biases_and_norms
+    images, masks = torch.rand(2, 3, 256, 256), torch.rand(2, 1, 256, 256)
+    whole = critic(images, masks)
+    stepwise = critic.head(nn.Sequential(*critic.blocks)(torch.cat([images, masks], 1)))
+    assert torch.equal(whole, stepwise.flatten())
+
+
+@pytest.mark.parametrize("size", [(64, 64), (100, 77), (96, 320), (512, 300)], ids=str)
+def test_discriminator_works_at_other_sizes_even_with_one_image(size: tuple[int, int]) -> None:
+    critic = Discriminator().train()
+    logits = critic(torch.rand(1, 3, *size), torch.rand(1, 1, *size))
+    assert logits.shape == (1,)
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("decoder", ["paper", "skip"])
+@pytest.mark.parametrize("size", [(64, 64), (65, 97), (100, 224)], ids=str)
+def test_any_size_in_training_and_evaluation(decoder: str, size: tuple[int, int]) -> None:
+    model = AnoSegModel(decoder=decoder)
+    images = photographs(2, 3, *size)
+    output = model.train()(images)
+    assert isinstance(output, Segmentation)
+    assert output.anomaly_logits.shape == output.anomaly_map.shape == (2, 1, *size)
+    assert output.reconstruction.shape == images.shape
+    assert output.reconstruction.min() >= 0
+    assert output.reconstruction.max() <= 1
+    prediction = model.eval()(images)
+    assert isinstance(prediction, InferenceBatch)
+    assert prediction.anomaly_map.shape == (2, 1, *size)
+    assert prediction.pred_score.shape == (2,)
+    assert not prediction.anomaly_map.requires_grad
+    assert 0 <= prediction.anomaly_map.min() <= prediction.anomaly_map.max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("decoder", "low", "high"), [("paper", 43.5, 45.0), ("skip", 0.0, 8.0)], ids=["paper", "skip"]
+)
+def test_cost_of_inference_in_gflop(decoder: str, low: float, high: float) -> None:
+    """Two operations per multiply-add; METHOD's count of the paper's network is 44."""
+    model = AnoSegModel(decoder=decoder, reconstruct=True).eval()  # its image decoder must not run
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(photographs(1, 3, 256, 256))
+    assert low < counter.get_total_flops() / 1e9 < high
+
+
+def test_training_and_evaluation_give_the_same_map() -> None:
+    model = AnoSegModel().train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    images = photographs(2)
+    trained = model(images).anomaly_map
+    torch.testing.assert_close(model.eval()(images).anomaly_map, trained.detach())
+
+
+def test_coordinates_span_the_image() -> None:
+    rows, columns = coordinates(torch.empty(2, 3, 5, 9))[1]
+    assert torch.equal(rows[:, 3], torch.linspace(-1, 1, 5))
+    assert torch.equal(columns[2], torch.linspace(-1, 1, 9))
+
+
+def test_coordinates_can_be_left_out() -> None:
+    model = AnoSegModel(coordinate_channels=False).eval()
+    assert model.encoder.conv1.in_channels == 3
+    assert model(photographs(1)).anomaly_map.shape == (1, 1, 96, 96)
+
+
+def test_nothing_is_built_for_a_reconstruction_that_is_off() -> None:
+    assert AnoSegModel(reconstruct=False).image_decoder is None
+    assert AnoSegModel(reconstruct=False).train()(photographs(2)).reconstruction is None
+
+
+def test_other_backbones_by_name() -> None:
+    model = AnoSegModel(backbone="mobilenetv3_small_050").eval()
+    assert model(photographs(1)).anomaly_map.shape == (1, 1, 96, 96)
+
+
+def test_score_is_the_highest_window_mean() -> None:
+    anomaly_map = torch.zeros(2, 1, 64, 64)
+    anomaly_map[0, 0, 5, 5] = 1.0  # a single pixel is noise
+    anomaly_map[1, 0, 20:40, 20:40] = 0.9
+    assert image_score(anomaly_map).tolist() == pytest.approx([1 / 121, 0.9], rel=1e-5)
+
+
+def test_clear_errors() -> None:
+    with pytest.raises(ValueError, match="decoder must be 'paper' or 'skip', got 'unet'"):
+        AnoSegModel(decoder="unet")
+    with pytest.raises(ValueError, match="vit_tiny_patch16_224"):
+        AnoSegModel(backbone="vit_tiny_patch16_224")
+    model = AnoSegModel().eval()
+    with pytest.raises(ValueError, match="at least 64 x 64, got 63 x 80"):
+        model(torch.rand(1, 3, 63, 80))
+    with pytest.raises(ValueError, match=r"values in \[0, 1\], got -2.1 to 1: is there a Normalize"):
+        model(torch.rand(1, 3, 64, 64).index_fill(0, torch.tensor([0]), 1.0) - torch.eye(64) * 3.1)
+    with pytest.raises(ValueError, match="finite values"):
+        model(torch.full((1, 3, 64, 64), float("nan")))
