@@ -37,6 +37,8 @@ class AnomalyParameters(NamedTuple):
     target: Points
     half_size: Points
     angle: Scalars
+    painted: Flags
+    colour: Tensor  # (n, p, 3) of the painted patches
 
 
 class AnomalyGenerator(nn.Module):
@@ -54,6 +56,8 @@ class AnomalyGenerator(nn.Module):
             as many scars as patches.
         scar_width: Width of a scar in pixels of a 256 x 256 image, CutPaste's law.
         scar_length: Length of a scar in pixels of a 256 x 256 image, CutPaste's law.
+        colour_share: Share of patches that are painted in one random colour instead of filled from
+            the image, [0, 1]. None in AnoSeg; from CutPaste's ablation with coloured scars.
         jitter: Strengths of brightness, contrast, saturation and hue, CSI's values.
         min_difference: A pasted pixel counts as anomalous, and is pasted at all, if the 5 x 5 mean
             of its change exceeds this value, [0, 1). At 0 every pixel that changes counts, as in
@@ -73,12 +77,14 @@ class AnomalyGenerator(nn.Module):
         scar_share: float = 0.0,
         scar_width: Range = (2.0, 16.0),
         scar_length: Range = (10.0, 25.0),
+        colour_share: float = 0.0,
         jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1),
         min_difference: float = 0.0,
     ) -> None:
         super().__init__()
         _require_share("share", share)
         _require_share("scar_share", scar_share)
+        _require_share("colour_share", colour_share)
         _require_range("area", area, 1e-4, 1.0)
         _require_range("aspect", aspect, 0.01, 100.0)
         _require_range("rotation", rotation, -180.0, 180.0)
@@ -99,6 +105,7 @@ class AnomalyGenerator(nn.Module):
         self.scar_share = scar_share
         self.scar_width = scar_width
         self.scar_length = scar_length
+        self.colour_share = colour_share
         self.jitter = jitter
         self.min_difference = min_difference
 
@@ -181,6 +188,8 @@ class AnomalyGenerator(nn.Module):
             target=target,
             half_size=torch.stack([half_height, half_width], -1),
             angle=torch.deg2rad(uniform(*self.rotation, n, p)),
+            painted=happens(self.colour_share, n, p),
+            colour=uniform(0, 1, n, p, 3),
         )
 
     def apply_parameters(
@@ -205,7 +214,8 @@ def cut_paste(
     normal: Images, parameters: AnomalyParameters, min_difference: float
 ) -> tuple[Images, Masks]:
     """Paste patches of each hard-augmented image into the image; the mask is what changed."""
-    rows, columns, region = patch_lookup(normal, parameters)
+    rows, columns, owner = patch_lookup(normal, parameters)
+    region = owner[:, None] >= 0
     rows, columns = hard_augmentation_lookup(rows, columns, normal, parameters)
     height, width = normal.shape[-2:]
     grid = torch.stack([2 * columns / width - 1, 2 * rows / height - 1], dim=-1)
@@ -213,7 +223,8 @@ def cut_paste(
     pixels = nn.functional.grid_sample(
         normal.float(), grid, padding_mode="border", align_corners=False
     )
-    pasted = jitter_colours(pixels, normal.float(), parameters.jitter).to(normal.dtype)
+    pasted = jitter_colours(pixels, normal.float(), parameters.jitter)
+    pasted = paint(pasted, owner, parameters).to(normal.dtype)
 
     difference = (pasted.float() - normal.float()).abs().amax(1, keepdim=True)
     changed = region & (difference > 0)
@@ -228,12 +239,12 @@ def cut_paste(
 
 
 def patch_lookup(images: Images, parameters: AnomalyParameters) -> tuple[Tensor, Tensor, Tensor]:
-    """Return where each pixel comes from, as rows and columns, and the region that is pasted."""
+    """Return each pixel's origin as row and column, and which patch covers it (-1: none)."""
     height, width = images.shape[-2:]
     pixels = create_meshgrid(height, width, normalized_coordinates=False, device=images.device)
     columns, rows = (pixels + 0.5).unbind(-1)  # (1, h, w), centres of the pixels
     from_row, from_column = rows, columns
-    region = torch.zeros_like(rows, dtype=torch.bool)
+    owner = torch.full_like(rows, -1, dtype=torch.long)
     for patch in range(parameters.present.shape[1]):
         present, angle = (v[:, patch, None, None] for v in (parameters.present, parameters.angle))
         target_row, target_column = parameters.target[:, patch, :, None, None].unbind(1)
@@ -248,8 +259,8 @@ def patch_lookup(images: Images, parameters: AnomalyParameters) -> tuple[Tensor,
         inside = present & (row.abs() <= half_height) & (column.abs() <= half_width)
         from_row = torch.where(inside, source_row + row, from_row)
         from_column = torch.where(inside, source_column + column, from_column)
-        region = region | inside
-    return from_row, from_column, region[:, None]
+        owner = torch.where(inside, patch, owner)
+    return from_row, from_column, owner
 
 
 def hard_augmentation_lookup(
@@ -270,6 +281,14 @@ def hard_augmentation_lookup(
         horizontal * cos - vertical * sin,
     )
     return (vertical + 1) * (height / 2), (horizontal + 1) * (width / 2)
+
+
+def paint(pixels: Images, owner: Tensor, parameters: AnomalyParameters) -> Images:
+    """Give the painted patches their colour; owner is the patch of each pixel, (n, h, w)."""
+    batch = torch.arange(len(owner), device=owner.device)[:, None, None]
+    painted = parameters.painted[batch, owner] & (owner >= 0)
+    colour = parameters.colour[batch, owner].movedim(-1, 1)[:, : pixels.shape[1]]
+    return torch.where(painted[:, None], colour, pixels)
 
 
 _TO_YIQ = torch.tensor(

@@ -49,6 +49,9 @@ class AnoSeg(AnomalibModule):
         patch_rotation: Smallest and largest angle in degrees by which a patch is turned.
         patches: Fewest and most patches of a synthetic image. One in the paper.
         scar_share: Share of the patches that are CutPaste's thin scars instead, [0, 1].
+        scar_width: Smallest and largest width of a scar, in pixels of a 256 x 256 image (CutPaste).
+        scar_length: Smallest and largest length of a scar, likewise (CutPaste).
+        colour_share: Share of the patches that are painted in one random colour, [0, 1].
         min_difference: Smallest smoothed change of a pixel that counts as anomalous, [0, 1). At 0
             every change does, as in the paper.
         segmentation_loss: "l1" is the paper's; "l1_bce_dice" adds cross entropy and Dice, ours.
@@ -57,6 +60,8 @@ class AnoSeg(AnomalibModule):
             this and reconstruction_weight at 0 no image decoder is built either.
         learning_rate: Highest rate of AdamW; warmed up, then lowered along a cosine.
         weight_decay: Weight decay of AdamW.
+        max_epochs: Epochs to train, instead of ``--trainer.max_epochs``. Made for anomalib's
+            benchmark, which passes nothing to the trainer and would train 1000 epochs.
         seed: Makes a run repeatable: initial weights, synthetic anomalies and order of the data.
             anomalib's own ``--seed_everything`` is parsed but never used.
         pre_processor: Resizes images in [0, 1] to 256 x 256 by default.
@@ -81,12 +86,16 @@ class AnoSeg(AnomalibModule):
         patch_rotation: tuple[float, float] = (-45.0, 45.0),
         patches: tuple[int, int] = (1, 1),
         scar_share: float = 0.0,
+        scar_width: tuple[float, float] = (2.0, 16.0),
+        scar_length: tuple[float, float] = (10.0, 25.0),
+        colour_share: float = 0.0,
         min_difference: float = 0.0,
         segmentation_loss: Literal["l1", "l1_bce_dice"] = "l1_bce_dice",
         reconstruction_weight: float = 1.0,
         adversarial_weight: float = 0.01,
         learning_rate: float = 1e-3,
         weight_decay: float = 1e-2,
+        max_epochs: int | None = None,
         seed: int | None = None,
         pre_processor: AnomalibPreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
@@ -97,6 +106,7 @@ class AnoSeg(AnomalibModule):
         # plain data can be loaded from a checkpoint with weights_only.
         patch_area, patch_aspect = _pair(patch_area), _pair(patch_aspect)
         patch_rotation, patches = _pair(patch_rotation), _pair(patches)
+        scar_width, scar_length = _pair(scar_width), _pair(scar_length)
         _require_positive("synthetic_share", synthetic_share)
         _require_positive("learning_rate", learning_rate)
         _require_not_negative("weight_decay", weight_decay)
@@ -115,6 +125,7 @@ class AnoSeg(AnomalibModule):
             visualizer=visualizer,
         )
         self.automatic_optimization = False  # two networks that are trained against each other
+        self.max_epochs = max_epochs
         self.seed = seed
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
@@ -128,6 +139,9 @@ class AnoSeg(AnomalibModule):
             rotation=patch_rotation,
             patches=patches,
             scar_share=scar_share,
+            scar_width=scar_width,
+            scar_length=scar_length,
+            colour_share=colour_share,
             min_difference=min_difference,
         )
         self.model = AnoSegModel(
@@ -243,7 +257,9 @@ class AnoSeg(AnomalibModule):
     @property
     def trainer_arguments(self) -> dict[str, Any]:
         """Return what AnoSeg needs of Lightning's trainer."""
-        return {"num_sanity_val_steps": 0}
+        arguments = {"num_sanity_val_steps": 0}
+        # Only if asked for: anomalib lets these override what the user gives to the trainer.
+        return arguments if self.max_epochs is None else arguments | {"max_epochs": self.max_epochs}
 
     @property
     def learning_type(self) -> LearningType:

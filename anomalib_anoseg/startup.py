@@ -24,7 +24,10 @@ def install() -> None:
 
     The environment variable ``ANOMALIB_ANOSEG_DISABLE=1`` turns it off.
     """
-    if os.environ.get(DISABLE, "0") in ("", "0") and HOST not in sys.modules:
+    if os.environ.get(DISABLE, "0") not in ("", "0") or HOST in sys.modules:
+        return
+    # A virtual environment reads its .pth files twice.
+    if not any(isinstance(finder, _HostFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _HostFinder())
 
 

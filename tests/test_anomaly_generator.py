@@ -16,6 +16,7 @@ from anomalib_anoseg.anomaly_generator import (
 GENERATORS = {
     "defaults": {},
     "several": {"patches": (1, 4), "scar_share": 0.5},
+    "coloured": {"patches": (1, 3), "colour_share": 0.5},
     "scars": {"scar_share": 1.0},
     "labelled by change": {"min_difference": 0.1},
 }
@@ -34,6 +35,8 @@ def neutral(n: int) -> AnomalyParameters:
         target=middle,
         half_size=torch.full((n, 1, 2), 8.0),
         angle=torch.zeros(n, 1),
+        painted=torch.zeros(n, 1, dtype=torch.bool),
+        colour=torch.zeros(n, 1, 3),
     )
 
 
@@ -114,6 +117,17 @@ def test_patch_moves_pixels_exactly() -> None:
     expected[:, :, 12:28, 12:28] = images[:, :, 24:40, 24:40]
     torch.testing.assert_close(synthetic, expected, atol=1e-6, rtol=0)
     assert masks.sum() == 2 * 16 * 16
+
+
+def test_painted_patch_has_one_colour() -> None:
+    images = photographs(1, 3, 64, 64)
+    colour = torch.tensor([[[0.1, 0.2, 0.3]]])
+    parameters = neutral(1)._replace(painted=torch.ones(1, 1, dtype=torch.bool), colour=colour)
+    synthetic, masks = AnomalyGenerator().apply_parameters(images, parameters)
+    expected = images.clone()
+    expected[:, :, 24:40, 24:40] = colour.view(1, 3, 1, 1)
+    assert torch.equal(synthetic, expected)
+    assert masks.sum() == 16 * 16
 
 
 def test_patch_is_clipped_by_the_border() -> None:
@@ -225,6 +239,7 @@ def test_hard_augmentation_happens_half_of_the_time() -> None:
         ("patches", (0, 1)),
         ("patches", (3, 2)),
         ("scar_share", 2.0),
+        ("colour_share", -1.0),
         ("scar_width", (0.0, 1.0)),
         ("scar_length", (10.0, 300.0)),
         ("jitter", (0.4, 0.4, 0.4, 0.6)),

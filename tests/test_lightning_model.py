@@ -1,4 +1,3 @@
-
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +73,9 @@ def test_each_part_can_be_switched_off(
     assert (model.discriminator is None) == (weights[1] == 0)
     assert (model.model.image_decoder is None) == (sum(weights) == 0)
     before = {name: p.clone() for name, p in model.named_parameters()}
-    engine(tmp_path, precision=precision, max_steps=3, callbacks=[watch]).fit(model, datamodule=part)
+    engine(tmp_path, precision=precision, max_steps=3, callbacks=[watch]).fit(
+        model, datamodule=part
+    )
     assert len(watch.losses) == 3  # max_steps counts batches, not the steps of two optimisers
     for losses in watch.losses:
         assert set(losses) == {"train_loss"} | {f"train_{name}" for name in parts}
@@ -127,7 +128,7 @@ def test_resumed_run_continues_where_it_was(tmp_path: Path, demo_root: Path) -> 
     whole = small(seed=3)
     engine(tmp_path / "a", max_epochs=3, callbacks=[Reseed()]).fit(whole, datamodule=data())
     broken = engine(tmp_path / "b", max_epochs=3, callbacks=[Interrupt(), Reseed()])
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit):
         broken.fit(small(seed=3), datamodule=data())
     checkpoint = broken.trainer.checkpoint_callback.best_model_path
     assert Path(checkpoint).is_file()
@@ -135,8 +136,8 @@ def test_resumed_run_continues_where_it_was(tmp_path: Path, demo_root: Path) -> 
     again = engine(tmp_path / "c", max_epochs=3, callbacks=[Reseed()])
     again.fit(resumed, datamodule=data(), ckpt_path=checkpoint)
     assert again.trainer.global_step == 9
-    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
-        assert torch.equal(a, b), name
+    for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, atol=0, rtol=0, equal_nan=True)
     for a, b in zip(whole.trainer.optimizers, resumed.trainer.optimizers, strict=True):
         assert a.param_groups[0]["lr"] == b.param_groups[0]["lr"]
         for left, right in zip(a.state.values(), b.state.values(), strict=True):
@@ -250,5 +251,5 @@ def test_seed_gives_the_same_weights() -> None:
 def test_validation_step_adds_maps() -> None:
     batch = ImageBatch(image=photographs(2))
     updated = small().eval().validation_step(batch)
-    assert updated.anomaly_map.shape == (2, 1, 96, 96) or updated.anomaly_map.shape == (2, 96, 96)
+    assert updated.anomaly_map.shape == (2, 96, 96)  # anomalib's batches drop the channel
     assert updated.pred_score.shape == (2,)

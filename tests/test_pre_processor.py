@@ -129,5 +129,7 @@ def test_anomalibs_pre_processor_can_be_restored_into_ours() -> None:
 
 
 def test_small_sizes_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"image_size must be at least \(64, 64\), got \(63, 100\)"):
+    with pytest.raises(
+        ValueError, match=r"image_size must be at least \(64, 64\), got \(63, 100\)"
+    ):
         PreProcessor((63, 100))

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from anomalib.data import InferenceBatch
@@ -49,7 +51,7 @@ def test_discriminator_is_table_6_at_256() -> None:
         assert isinstance(activation, nn.LeakyReLU)
     assert critic.head(features).shape == (1, 1, 1, 1)
     pairs = (4, *widths, 1)
-    weights = sum(a * b * 16 for a, b in zip(pairs[:-1], pairs[1:], strict=True))
+    weights = sum(a * b * 16 for a, b in pairwise(pairs))
     biases_and_norms = 64 + 1 + 2 * sum(widths[1:])
     assert sum(p.numel() for p in critic.parameters()) == weights + biases_and_norms
     images, masks = torch.rand(2, 3, 256, 256), torch.rand(2, 1, 256, 256)
@@ -143,7 +145,9 @@ def test_clear_errors() -> None:
     model = AnoSegModel().eval()
     with pytest.raises(ValueError, match="at least 64 x 64, got 63 x 80"):
         model(torch.rand(1, 3, 63, 80))
-    with pytest.raises(ValueError, match=r"values in \[0, 1\], got -2.1 to 1: is there a Normalize"):
+    with pytest.raises(
+        ValueError, match=r"values in \[0, 1\], got -2.1 to 1: is there a Normalize"
+    ):
         model(torch.rand(1, 3, 64, 64).index_fill(0, torch.tensor([0]), 1.0) - torch.eye(64) * 3.1)
     with pytest.raises(ValueError, match="finite values"):
         model(torch.full((1, 3, 64, 64), float("nan")))

@@ -1,0 +1,37 @@
+# Two commands for newcomers: `make demo` and `make test`. PYTHON chooses the interpreter, 3.10-3.12.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: demo test check bench clean
+.DEFAULT_GOAL := test
+
+$(INSTALLED): pyproject.toml constraints.txt anomalib_anoseg.pth anomalib_anoseg.start
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --upgrade pip
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+# Train and test on the demo's part with anomalib's own command, then show what came out.
+demo: $(INSTALLED)
+	$(BIN)/anomalib train --model AnoSeg --data SurfaceDemo --config configs/demo.yaml
+	$(BIN)/python benchmarks/demo_summary.py results/AnoSeg/SurfaceDemo/part/latest
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+
+# Before each commit: style, types, and the tests that need no process of their own.
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not slow"
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/startup.py
+
+# Everything that these targets and the examples of the README write.
+clean:
+	rm -rf .venv build dist datasets results runs openvino_cache sheet.png
+	rm -rf .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,26 @@
+"""Print what the demo has reached and where its pictures are.
+
+Usage: python benchmarks/demo_summary.py results/AnoSeg/SurfaceDemo/part/latest
+"""
+
+import csv
+import sys
+from pathlib import Path
+
+FIGURES = {
+    "image_AUROC": "image AUROC",
+    "pixel_AUROC": "pixel AUROC",
+    "pixel_F1Score": "pixel F1",
+    "pixel_IoU": "pixel IoU at 0.5",
+}
+
+if __name__ == "__main__":
+    run = Path(sys.argv[1]).resolve()
+    # Lightning's CSV logger writes one row per moment, and leaves empty what was not logged in it.
+    metrics = max(run.rglob("metrics.csv"), key=lambda path: path.stat().st_mtime)
+    rows = list(csv.DictReader(metrics.open()))
+    (tested,) = (row for row in rows if row.get("image_AUROC"))
+    print(f"\nPictures (image | ground truth | anomaly map | mask): {run / 'images'}")
+    print(f"All metrics: {metrics}\n")
+    for key, name in FIGURES.items():
+        print(f"{name:>18} {float(tested[key]):.3f}")

@@ -1,0 +1,51 @@
+"""What the start-up hook costs every Python process, and what anomalib's import costs with it.
+
+Usage: python benchmarks/startup.py
+Prints medians over runs that alternate between the two sides.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+RUNS = 41
+# -S reads no .pth file; adding the folder by hand does what site does, so that both sides differ
+# only in the line of anomalib_anoseg.pth.
+HOOK = "import sys; sys.path.insert(0, {!r}); {}"
+INSTALL = "import anomalib_anoseg.startup; anomalib_anoseg.startup.install()"
+
+
+def seconds(*command: str, disabled: bool = False) -> float:
+    """Time one process."""
+    environment = {**os.environ, "ANOMALIB_ANOSEG_DISABLE": "1" if disabled else "0"}
+    start = time.perf_counter()
+    subprocess.run([sys.executable, *command], check=True, capture_output=True, env=environment)
+    return time.perf_counter() - start
+
+
+def compare(
+    name: str, runs: int, with_hook: list[str], without: list[str], **disable: bool
+) -> None:
+    """Print the median difference of two commands that run in turn."""
+    seconds(*with_hook), seconds(*without)  # warm the caches of the disk
+    differences, base = [], []
+    for _ in range(runs):
+        base.append(seconds(*without, **disable))
+        differences.append(seconds(*with_hook) - base[-1])
+    middle = statistics.median(differences) * 1e3
+    share = 100 * middle / (statistics.median(base) * 1e3)
+    print(f"{name}: {middle:+.2f} ms ({share:+.1f} %), median of {runs} pairs")
+
+
+if __name__ == "__main__":
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
+    compare(
+        "interpreter start",
+        RUNS,
+        ["-S", "-c", HOOK.format(root, INSTALL)],
+        ["-S", "-c", HOOK.format(root, "pass")],
+    )
+    models = ["-W", "ignore", "-c", "import anomalib.models"]
+    compare("import anomalib.models", 5, models, models, disabled=True)

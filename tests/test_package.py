@@ -1,0 +1,37 @@
+import re
+from pathlib import Path
+
+import pytest
+
+import anomalib_anoseg
+
+PROJECT = Path(__file__).parents[1]
+
+
+def test_public_names() -> None:
+    assert anomalib_anoseg.__all__ == [
+        "AnoSeg", "AnoSegModel", "AnomalyGenerator", "Discriminator", "IoU", "PreProcessor",
+        "SurfaceDemo",
+    ]  # fmt: skip
+    for name in anomalib_anoseg.__all__:
+        assert getattr(anomalib_anoseg, name).__name__ == name
+    assert set(anomalib_anoseg.__all__) <= set(dir(anomalib_anoseg))
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        anomalib_anoseg.Nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("path", [*PROJECT.glob("*.md")], ids=lambda path: path.name)
+def test_links_and_pictures_of_the_documents_exist(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
+        assert (PROJECT / target).exists(), target
+
+
+def test_commands_of_the_readme_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
+    readme = (PROJECT / "README.md").read_text()
+    assert set(re.findall(r"make ([a-z]+)", readme)) <= targets
+
+
+def test_constraints_name_no_host() -> None:
+    for line in (PROJECT / "constraints.txt").read_text().splitlines():
+        assert re.fullmatch(r"#.*|[A-Za-z0-9_.\-]+==[A-Za-z0-9_.+!]+", line), line

@@ -1,0 +1,310 @@
+"""The plugin as users meet it: anomalib's own script in an environment with our wheel installed.
+
+Each environment is a new venv that sees the libraries of this one, but whose anomalib-anoseg was
+installed into it by pip, once from a wheel and once as an editable install.
+"""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[1]
+LIBRARIES = sysconfig.get_path("purelib")
+SCRIPT = Path(sysconfig.get_path("scripts")) / "anomalib"
+SMALL = [
+    "--model.pre_processor=anomalib_anoseg.PreProcessor",
+    "--model.pre_processor.image_size=[64,64]",
+]
+pytestmark = pytest.mark.slow
+
+
+class Environment:
+    """A venv with the plugin, and a folder to work in."""
+
+    def __init__(self, folder: Path, target: Path | str, *options: str) -> None:
+        venv.create(folder / "venv", with_pip=False)
+        self.folder = folder
+        self.python = folder / "venv/bin/python"
+        self.site = next((folder / "venv/lib").glob("python*/site-packages"))
+        # A path only: the start-up files of the libraries' own environment are not run.
+        (self.site / "libraries.pth").write_text(LIBRARIES + "\n")
+        self.pip(
+            "install", "--no-deps", "--no-index", "--no-build-isolation", *options, str(target)
+        )
+
+    def pip(self, *arguments: str) -> None:
+        command = [sys.executable, "-m", "pip", "--python", str(self.python), *arguments]
+        subprocess.run(command, check=True, capture_output=True)
+
+    def run(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        environment |= {"COLUMNS": "200", "OMP_NUM_THREADS": "1"} | variables
+        return subprocess.run(
+            [self.python, *arguments],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def anomalib(self, *arguments: str) -> str:
+        done = self.run(str(SCRIPT), *arguments)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout + done.stderr
+
+    def script(self, code: str) -> str:
+        done = self.run("-W", "error:anomalib-anoseg", "-c", code)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+
+@pytest.fixture(scope="module", params=["wheel", "editable"])
+def installed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Environment]:
+    folder = tmp_path_factory.mktemp(request.param)
+    source = folder / "source"
+    ignore = shutil.ignore_patterns(".*", "tests", "datasets", "results")
+    shutil.copytree(PROJECT, source, ignore=ignore)
+    if request.param == "editable":
+        yield Environment(folder, source, "--editable")
+        return
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", str(source)]
+    subprocess.run(command, check=True, capture_output=True)
+    (wheel,) = (source / "dist").glob("*.whl")
+    yield Environment(folder, wheel)
+
+
+@pytest.fixture(scope="module")
+def trained(installed: Environment, demo_root: Path) -> list[str]:
+    """Train once with the bare name; return the arguments that name the model and the data."""
+    arguments = ["--model", "AnoSeg", *SMALL, "--model.seed=7", "--trainer.accelerator=cpu"]
+    data = ["--data=SurfaceDemo", f"--data.root={demo_root}", "--data.category=part"]
+    installed.anomalib(
+        "train", *arguments, *data, "--trainer.max_epochs=1", "--default_root_dir=results"
+    )
+    return [*arguments, *data]
+
+
+def checkpoint(installed: Environment) -> str:
+    root = "results/AnoSeg/SurfaceDemo/part/latest/weights/lightning/model.ckpt"
+    return f"--ckpt_path={installed.folder / root}"
+
+
+def test_train_writes_checkpoint_and_pictures(installed: Environment, trained: list[str]) -> None:
+    del trained
+    run = installed.folder / "results/AnoSeg/SurfaceDemo/part/latest"
+    assert (run / "weights/lightning/model.ckpt").is_file()
+    assert len(list(run.glob("images/*/*.png"))) == 4 + 2 * 6  # good, and two of six kinds
+
+
+def test_dotted_name_and_fit(installed: Environment, trained: list[str]) -> None:
+    arguments = ["--model", "anomalib_anoseg.AnoSeg", *trained[2:]]
+    root = installed.folder / "dotted"
+    installed.anomalib("fit", *arguments, "--trainer.max_epochs=1", f"--default_root_dir={root}")
+    assert list(root.rglob("model.ckpt"))
+
+
+def test_same_seed_same_figures(installed: Environment, trained: list[str]) -> None:
+    """A second run of the command of the fixture writes the same weights, bit for bit."""
+    root = installed.folder / "again"
+    installed.anomalib("fit", *trained, "--trainer.max_epochs=1", f"--default_root_dir={root}")
+    first, second = (
+        next((installed.folder / name).rglob("model.ckpt")) for name in ("results", "again")
+    )
+    code = f"""
+import torch
+a, b = (torch.load(p, weights_only=True)["state_dict"] for p in ({str(first)!r}, {str(second)!r}))
+assert a.keys() == b.keys()
+for name in a:
+    torch.testing.assert_close(a[name], b[name], rtol=0, atol=0, equal_nan=True)
+"""
+    installed.script(code)
+
+
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_validate_and_test(installed: Environment, trained: list[str], command: str) -> None:
+    output = installed.anomalib(command, *trained, checkpoint(installed))
+    if command == "test":
+        assert all(name in output for name in ("image_AUROC", "pixel_AUROC", "pixel_IoU"))
+
+
+def test_predict(installed: Environment, trained: list[str], demo_root: Path) -> None:
+    folder = demo_root / "part/test/hole"
+    arguments = [a for a in trained if not a.startswith("--data")]
+    installed.anomalib(
+        "predict", *arguments, f"--data={folder}", checkpoint(installed), "--default_root_dir=seen"
+    )
+    assert len(list((installed.folder / "seen").rglob("*.png"))) == 2
+
+
+def test_export(installed: Environment, trained: list[str]) -> None:
+    arguments = ["--model", "AnoSeg", *SMALL, "--trainer.accelerator=cpu"]
+    del trained
+    for kind, file in (("onnx", "model.onnx"), ("openvino", "model.xml"), ("torch", "model.pt")):
+        installed.anomalib(
+            "export", *arguments, checkpoint(installed), f"--export_type={kind}",
+            f"--export_root={kind}",
+        )  # fmt: skip
+        assert list((installed.folder / kind).rglob(file))
+
+
+def test_benchmark_takes_both_names(installed: Environment, demo_root: Path) -> None:
+    config = installed.folder / "benchmark.yaml"
+    config.write_text(f"""
+accelerator: cpu
+benchmark:
+  seed: 7
+  model:
+    class_path:
+      grid: [AnoSeg, anomalib_anoseg.AnoSeg]
+    init_args:
+      max_epochs: 1
+      adversarial_weight: 0
+      reconstruction_weight: 0
+      patch_area: [0.02, 0.15]
+  data:
+    class_path: SurfaceDemo
+    init_args:
+      root: {demo_root}
+      category: texture
+""")
+    installed.anomalib("benchmark", "--config", str(config))
+    # It exits with 0 even if every job failed: read what it wrote.
+    (results,) = (installed.folder / "runs").rglob("*.csv")
+    rows = list(csv.DictReader(results.open()))
+    assert {row["model.class_path"] for row in rows} == {"AnoSeg", "anomalib_anoseg.AnoSeg"}
+    assert all(float(row["pixel_AUROC"]) > 0 for row in rows)
+
+
+def test_help_lists_our_arguments(installed: Environment) -> None:
+    output = installed.anomalib("train", "--model.help", "AnoSeg")
+    for name in ("backbone", "decoder", "patch_area", "adversarial_weight", "seed"):
+        assert f"--model.init_args.{name}" in output or f"--model.{name}" in output
+    assert "Encoder" in output or "encoder" in output
+    assert "Makes a run repeatable" in output
+
+
+def test_python_interface(installed: Environment, trained: list[str]) -> None:
+    del trained
+    config = installed.folder / "model.yaml"
+    config.write_text("model:\n  class_path: AnoSeg\n  init_args:\n    decoder: paper\n")
+    path = checkpoint(installed).partition("=")[2]
+    installed.script(f"""
+from anomalib.models import AnoSeg, get_model, list_models
+assert "ano_seg" in list_models() and "AnoSeg" in list_models(case="pascal")
+for name in ("AnoSeg", "ano_seg", {{"class_path": "AnoSeg"}},
+             {{"class_path": "anomalib_anoseg.AnoSeg"}},
+             {{"class_path": "anomalib_anoseg.lightning_model.AnoSeg"}}):
+    assert type(get_model(name)) is AnoSeg, name
+assert get_model("AnoSeg", decoder="paper").hparams.decoder == "paper"
+assert AnoSeg.from_config({str(config)!r}).hparams.decoder == "paper"
+loaded = AnoSeg.load_from_checkpoint({path!r}, weights_only=True)
+assert loaded.hparams.seed == 7
+assert list(loaded.pre_processor.transform.size) == [64, 64]
+from anomalib.data import SurfaceDemo
+import anomalib.models
+assert "AnoSeg" in anomalib.models.__all__
+try:
+    anomalib.models.NoSuchModel
+except AttributeError as error:
+    assert "NoSuchModel" in str(error)
+""")
+
+
+def test_other_models_are_unaffected(installed: Environment) -> None:
+    installed.script("""
+from anomalib.models import Ganomaly, Padim, get_model, list_models
+names = list_models()
+assert {"padim", "patchcore", "draem", "ganomaly", "efficient_ad"} <= names and len(names) > 30
+assert type(get_model("ganomaly")) is Ganomaly
+assert type(get_model({"class_path": "Padim", "init_args": {"pre_trained": False}})) is Padim
+""")
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "from anomalib_anoseg import AnoSeg",
+        "from anomalib_anoseg.lightning_model import AnoSeg",
+        "from anomalib_anoseg.data import SurfaceDemo",
+        "from anomalib.engine import Engine",
+    ],
+)
+def test_order_of_imports_does_not_matter(installed: Environment, first: str) -> None:
+    installed.script(f"""
+import warnings
+warnings.filterwarnings("error", message="anomalib-anoseg")
+{first}
+from anomalib.models import AnoSeg, get_model
+assert type(get_model("ano_seg")) is AnoSeg
+""")
+
+
+def test_importing_the_package_loads_nothing(installed: Environment) -> None:
+    installed.script("""
+import sys
+import anomalib_anoseg
+heavy = {"torch", "anomalib", "numpy", "timm", "lightning", "importlib.metadata"} & set(sys.modules)
+assert not heavy, heavy
+""")
+
+
+LISTS = "from anomalib.models import list_models; assert ('ano_seg' in list_models()) is {}"
+
+
+def test_environment_variable_turns_it_off(installed: Environment) -> None:
+    done = installed.run("-c", LISTS.format(False), ANOMALIB_ANOSEG_DISABLE="1")
+    assert done.returncode == 0, done.stderr
+    assert "anoseg" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (
+            """import importlib.metadata as m; real = m.version
+m.version = lambda name: '2.6.1' if name == 'anomalib' else real(name)""",
+            "found 2.6.1",
+        ),
+        ("import sys; sys.modules['anomalib_anoseg.torch_model'] = None", "torch_model"),
+    ],
+    ids=["older anomalib", "error in our code"],
+)
+def test_a_fault_of_ours_is_one_warning(installed: Environment, fault: str, says: str) -> None:
+    done = installed.run("-c", f"{fault}\n{LISTS.format(False)}")
+    assert done.returncode == 0, done.stderr
+    warnings = [line for line in done.stderr.splitlines() if "could not register AnoSeg" in line]
+    assert len(warnings) == 1
+    assert says in warnings[0]
+
+
+def test_without_anomalib_nothing_happens(installed: Environment) -> None:
+    code = "import sys; sys.path = [p for p in sys.path if p != {!r}]; import json"
+    done = installed.run("-c", code.format(LIBRARIES))
+    assert (done.returncode, done.stderr) == (0, "")
+    # The hook is there and waits, yet the import fails as it would without us.
+    done = installed.run("-c", code.format(LIBRARIES) + "; import anomalib.models")
+    assert "ModuleNotFoundError: No module named 'anomalib'" in done.stderr
+    assert "anoseg" not in done.stderr
+
+
+def test_uninstalling_leaves_nothing_behind(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    ignore = shutil.ignore_patterns(".*", "tests", "datasets", "results")
+    shutil.copytree(PROJECT, source, ignore=ignore)
+    installed = Environment(tmp_path, source)
+    assert (installed.site / "anomalib_anoseg.pth").is_file()
+    assert (installed.site / "anomalib_anoseg.start").is_file()
+    installed.run("-c", "import anomalib_anoseg")
+    installed.pip("uninstall", "--yes", "anomalib-anoseg")
+    assert [path.name for path in installed.site.iterdir()] == ["libraries.pth"]

@@ -1,0 +1,110 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data
+
+from anomalib_anoseg import SurfaceDemo
+from anomalib_anoseg.data import surface_demo
+from anomalib_anoseg.data.defects import DEFECTS
+from anomalib_anoseg.data.part import PLACES, Assembly, render
+
+KINDS = {"texture": {*DEFECTS}, "part": {*DEFECTS, "missing", "displaced"}}
+
+
+@pytest.mark.parametrize("category", ["texture", "part"])
+def test_layout_is_mvtec_ads(demo_root: Path, category: str) -> None:
+    folder = demo_root / category
+    assert {p.name for p in (folder / "test").iterdir()} == KINDS[category] | {"good"}
+    datamodule = SurfaceDemo(demo_root, category=category)
+    datamodule.prepare_data()
+    datamodule.setup()
+    assert len(datamodule.train_data) == 12
+    assert not any(item.gt_label for item in datamodule.train_data)
+    for item in datamodule.test_data:
+        assert item.image.shape == (3, 192, 192)
+        assert item.gt_mask.any() == item.gt_label
+
+
+def test_masks_are_exact(demo_root: Path) -> None:
+    """Oracle: the same scene without the defect, lit and exposed by the same draws."""
+    for path in (demo_root / "part/ground_truth").rglob("*.png"):
+        mask = np.asarray(Image.open(path))
+        assert set(np.unique(mask)) == {0, 255}
+        assert 20 < (mask > 0).sum() < 0.3 * mask.size
+    rng = np.random.default_rng(0)
+    scene = render(5, 192, Assembly())
+    for draw in DEFECTS.values():
+        defective = draw(rng, scene)
+        changed = np.abs(defective - scene).max(-1) > 0
+        assert 0 < changed.mean() < 0.3
+        assert np.array_equal(defective[~changed], scene[~changed])
+
+
+@pytest.mark.parametrize("fitting", PLACES)
+def test_missing_and_displaced_fittings_change_their_place_only(fitting: str) -> None:
+    good = render(3, 192, Assembly())
+    row, column = (int(192 * share) for share in PLACES[fitting])
+    for wrong in (
+        Assembly(missing=frozenset({fitting})),
+        Assembly(displaced={fitting: (0.05, 0.0)}),
+    ):
+        changed = np.abs(render(3, 192, wrong) - good).max(-1) > 6 / 255
+        assert changed.any()
+        rows, columns = np.nonzero(changed)
+        assert np.abs(rows - row).max() < 40
+        assert np.abs(columns - column).max() < 40
+
+
+def test_train_and_test_share_no_pixel_of_the_photographs() -> None:
+    train, test = surface_demo.TRAIN_ROWS, surface_demo.TEST_ROWS
+    assert train[1] < test[0]
+    rng = np.random.default_rng(0)
+    photograph = np.repeat(np.arange(512.0)[:, None], 512, 1) / 512  # each row has its own value
+    for rows in (train, test):
+        for _ in range(200):
+            crop = surface_demo._crop(rng, photograph, rows, (1.0, 1.0, 1.0))
+            assert rows[0] / 512 <= crop.min() <= crop.max() < rows[1] / 512
+    assert data.brick().shape == data.gravel().shape == data.grass().shape == (512, 512)
+
+
+def test_no_image_is_written_twice(demo_root: Path) -> None:
+    for category in ("texture", "part"):
+        contents = [p.read_bytes() for p in (demo_root / category).glob("t*/*/*.png")]
+        assert len(set(contents)) == len(contents)
+
+
+def test_it_is_deterministic(demo_root: Path, tmp_path: Path) -> None:
+    surface_demo.write_part(tmp_path / "part", train=12, good=4, each=2)
+    paths = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*.png"))
+    assert paths
+    for path in paths:
+        assert (tmp_path / path).read_bytes() == (demo_root / path).read_bytes()
+
+
+def test_it_is_written_once_and_never_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Path] = []
+
+    def write(folder: Path) -> None:
+        written.append(folder)
+        (folder / "train").mkdir()
+        if len(written) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(surface_demo, "write_part", write)
+    datamodule = SurfaceDemo(tmp_path / "new", category="part")
+    with pytest.raises(KeyboardInterrupt):
+        datamodule.prepare_data()
+    assert list((tmp_path / "new").iterdir()) == []
+    datamodule.prepare_data()
+    datamodule.prepare_data()
+    assert len(written) == 2
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["part"]
+    shutil.rmtree(tmp_path / "new")
+
+
+def test_unknown_category_is_named() -> None:
+    with pytest.raises(ValueError, match="category must be 'texture' or 'part', got 'wood'"):
+        SurfaceDemo(category="wood")  # type: ignore[arg-type]
