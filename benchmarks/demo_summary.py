@@ -1,6 +1,6 @@
 """Print what the demo has reached and where its pictures are.
 
-Usage: python benchmarks/demo_summary.py results/AnoSeg/SurfaceDemo/part/latest
+Usage: python benchmarks/demo_summary.py RUN LOGS
 """
 
 import csv
@@ -15,9 +15,9 @@ FIGURES = {
 }
 
 if __name__ == "__main__":
-    run = Path(sys.argv[1]).resolve()
+    run, logs = (Path(argument).resolve() for argument in sys.argv[1:])
     # Lightning's CSV logger writes one row per moment, and leaves empty what was not logged in it.
-    metrics = max(run.rglob("metrics.csv"), key=lambda path: path.stat().st_mtime)
+    metrics = max(logs.rglob("metrics.csv"), key=lambda path: path.stat().st_mtime)
     rows = list(csv.DictReader(metrics.open()))
     (tested,) = (row for row in rows if row.get("image_AUROC"))
     print(f"\nPictures (image | ground truth | anomaly map | mask): {run / 'images'}")

@@ -7,7 +7,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from anomalib_anoseg import AnomalyGenerator
-from anomalib_anoseg.anomaly_generator import (
+from anomalib_anoseg.cut_paste import (
     AnomalyParameters,
     hard_augmentation_lookup,
     jitter_colours,

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -67,21 +66,29 @@ class Environment:
         return done.stdout
 
 
-@pytest.fixture(scope="module", params=["wheel", "editable"])
-def installed(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Environment]:
-    folder = tmp_path_factory.mktemp(request.param)
+def install(kind: str, folder: Path) -> Environment:
     source = folder / "source"
     ignore = shutil.ignore_patterns(".*", "tests", "datasets", "results")
     shutil.copytree(PROJECT, source, ignore=ignore)
-    if request.param == "editable":
-        yield Environment(folder, source, "--editable")
-        return
+    if kind == "editable":
+        return Environment(folder, source, "--editable")
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", str(source)]
     subprocess.run(command, check=True, capture_output=True)
     (wheel,) = (source / "dist").glob("*.whl")
-    yield Environment(folder, wheel)
+    return Environment(folder, wheel)
+
+
+# Each environment is built by one worker of pytest-xdist and used by that one.
+WHEEL, EDITABLE = (
+    pytest.param(kind, marks=pytest.mark.xdist_group(kind)) for kind in ("wheel", "editable")
+)
+
+
+@pytest.fixture(scope="module", params=[WHEEL, EDITABLE])
+def installed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Environment:
+    return install(request.param, tmp_path_factory.mktemp(request.param))
 
 
 @pytest.fixture(scope="module")
@@ -147,15 +154,17 @@ def test_predict(installed: Environment, trained: list[str], demo_root: Path) ->
     assert len(list((installed.folder / "seen").rglob("*.png"))) == 2
 
 
-def test_export(installed: Environment, trained: list[str]) -> None:
-    arguments = ["--model", "AnoSeg", *SMALL, "--trainer.accelerator=cpu"]
-    del trained
-    for kind, file in (("onnx", "model.onnx"), ("openvino", "model.xml"), ("torch", "model.pt")):
-        installed.anomalib(
-            "export", *arguments, checkpoint(installed), f"--export_type={kind}",
-            f"--export_root={kind}",
-        )  # fmt: skip
-        assert list((installed.folder / kind).rglob(file))
+@pytest.mark.parametrize(
+    ("kind", "file"), [("onnx", "model.onnx"), ("openvino", "model.xml"), ("torch", "model.pt")]
+)
+def test_export(installed: Environment, trained: list[str], kind: str, file: str) -> None:
+    arguments = [a for a in trained if not a.startswith("--data")]
+    folder = installed.folder / kind
+    installed.anomalib(
+        "export", *arguments, checkpoint(installed), f"--export_type={kind}",
+        f"--export_root={folder}",
+    )  # fmt: skip
+    assert list(folder.rglob(file))
 
 
 def test_benchmark_takes_both_names(installed: Environment, demo_root: Path) -> None:
@@ -221,6 +230,7 @@ except AttributeError as error:
 """)
 
 
+@pytest.mark.parametrize("installed", [WHEEL], indirect=True)
 def test_other_models_are_unaffected(installed: Environment) -> None:
     installed.script("""
 from anomalib.models import Ganomaly, Padim, get_model, list_models
@@ -231,6 +241,7 @@ assert type(get_model({"class_path": "Padim", "init_args": {"pre_trained": False
 """)
 
 
+@pytest.mark.parametrize("installed", [WHEEL], indirect=True)
 @pytest.mark.parametrize(
     "first",
     [
@@ -262,12 +273,14 @@ assert not heavy, heavy
 LISTS = "from anomalib.models import list_models; assert ('ano_seg' in list_models()) is {}"
 
 
+@pytest.mark.parametrize("installed", [WHEEL], indirect=True)
 def test_environment_variable_turns_it_off(installed: Environment) -> None:
     done = installed.run("-c", LISTS.format(False), ANOMALIB_ANOSEG_DISABLE="1")
     assert done.returncode == 0, done.stderr
     assert "anoseg" not in done.stderr
 
 
+@pytest.mark.parametrize("installed", [WHEEL], indirect=True)
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
@@ -288,6 +301,7 @@ def test_a_fault_of_ours_is_one_warning(installed: Environment, fault: str, says
     assert says in warnings[0]
 
 
+@pytest.mark.parametrize("installed", [WHEEL], indirect=True)
 def test_without_anomalib_nothing_happens(installed: Environment) -> None:
     code = "import sys; sys.path = [p for p in sys.path if p != {!r}]; import json"
     done = installed.run("-c", code.format(LIBRARIES))
@@ -299,10 +313,7 @@ def test_without_anomalib_nothing_happens(installed: Environment) -> None:
 
 
 def test_uninstalling_leaves_nothing_behind(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    ignore = shutil.ignore_patterns(".*", "tests", "datasets", "results")
-    shutil.copytree(PROJECT, source, ignore=ignore)
-    installed = Environment(tmp_path, source)
+    installed = install("wheel", tmp_path)
     assert (installed.site / "anomalib_anoseg.pth").is_file()
     assert (installed.site / "anomalib_anoseg.start").is_file()
     installed.run("-c", "import anomalib_anoseg")

@@ -18,7 +18,7 @@ def scratch(rng: np.random.Generator, scene: Picture) -> Picture:
     """Draw a thin curved scratch that fades at both ends: bright metal beside a dark edge."""
     size = len(scene)
     curve = _bend(rng, size, length=rng.uniform(0.3, 0.7) * size, curl=0.6)
-    width = rng.uniform(1.6, 2.8)
+    width = rng.uniform(2.2, 3.6)
     # A light surface is scratched dark, a dark one light, or it would not be seen.
     tone = 0.06 if scene.mean() > 0.5 else 0.92
     groove = _stroke(curve, size, width)
@@ -36,7 +36,7 @@ def fibre(rng: np.random.Generator, scene: Picture) -> Picture:
         [[0.05, 0.05, 0.07], [0.93, 0.92, 0.88], [0.75, 0.12, 0.12], [0.12, 0.25, 0.7]]
     )
     shadow = _stroke(curve + 2.5, size, 4.0, softness=2.5)
-    return _mix(_mix(scene, 0.45 * shadow, np.zeros(3)), _stroke(curve, size, 2.4), colour)
+    return _mix(_mix(scene, 0.45 * shadow, np.zeros(3)), _stroke(curve, size, 3.0), colour)
 
 
 def stain(rng: np.random.Generator, scene: Picture) -> Picture:

@@ -112,7 +112,7 @@ def write_texture(folder: Path, train: int = 60, good: int = 8, each: int = 4) -
                 _save_defect(folder, kind, f"{surface}_{number:03}", rng, scene, draw(rng, scene))
 
 
-def write_part(folder: Path, train: int = 120, good: int = 24, each: int = 10) -> None:
+def write_part(folder: Path, train: int = 100, good: int = 20, each: int = 8) -> None:
     """Write train, good and defective images, the last number per kind of defect."""
     rng = np.random.default_rng(3396)
     seeds = iter(range(10**6))  # each image is another plate
@@ -140,7 +140,7 @@ def _wrong_assembly(rng: np.random.Generator, kind: str, fitting: str) -> Assemb
     if kind == "missing":
         return Assembly(missing=frozenset({fitting}))
     direction = rng.uniform(0, 2 * np.pi)
-    distance = rng.uniform(0.04, 0.07)
+    distance = rng.uniform(0.1, 0.14)  # about the width of a screw
     return Assembly(
         displaced={fitting: (distance * np.sin(direction), distance * np.cos(direction))}
     )
