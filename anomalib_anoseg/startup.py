@@ -7,8 +7,8 @@ imports nothing that a starting interpreter has not loaded anyway, and only leav
 
 import os
 import sys
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # importing typing would cost 10 ms
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.abc import Loader

@@ -1,13 +1,17 @@
 """The same pixels reach the network in training, test, torch and OpenVINO inference."""
 
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import openvino as ov
 import pytest
 import torch
+from anomalib.pipelines.tiled_ensemble.components.utils import NormalizationStage
+from anomalib.pipelines.tiled_ensemble.components.utils.helper_functions import get_ensemble_model
 from anomalib.pre_processing import PreProcessor as AnomalibPreProcessor
 from conftest import photographs
+from jsonargparse import Namespace
 from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import Resize
@@ -133,3 +137,16 @@ def test_small_sizes_are_refused() -> None:
         ValueError, match=r"image_size must be at least \(64, 64\), got \(63, 100\)"
     ):
         PreProcessor((63, 100))
+
+
+def test_tiled_ensemble_takes_the_resize_over() -> None:
+    """anomalib's own helper drops a model's resize, because each tile has its size already."""
+    arguments = Namespace(class_path="AnoSeg", init_args={})
+    model = get_ensemble_model(arguments, 128, NormalizationStage.IMAGE)
+    assert model.pre_processor.transform is None
+    checkpoint: dict[str, Any] = {"hyper_parameters": dict(model.hparams)}
+    model.on_save_checkpoint(checkpoint)
+    restored = AnoSeg()
+    restored.on_load_checkpoint(checkpoint)
+    tile = texture((128, 128))
+    assert torch.equal(restored.pre_processor(tile), tile)
