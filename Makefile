@@ -21,7 +21,7 @@ demo: $(INSTALLED)
 	$(BIN)/python benchmarks/demo_summary.py results/AnoSeg/SurfaceDemo/part/latest results/demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 # Before each commit: style, types, and the tests that need no process of their own.
 check: $(INSTALLED)

@@ -21,12 +21,12 @@ class AnomalyGenerator(nn.Module):
     """Turn a share of normal images into images with a synthetic anomaly.
 
     Args:
-        share: Share of a batch that becomes synthetic, [0, 1]. One half is one synthetic image per
-            normal one, as in figure 2 of AnoSeg.
-        area: Patch area as a share of the image, uniform. (0.02, 0.15) is CutPaste's law.
-        aspect: Patch width over height, log-uniform. (0.3, 3.3) is CutPaste's law.
-        rotation: Angle in degrees by which a patch is turned. Figure 3 of AnoSeg shows about 18;
-            the range is ours and equals CutPaste's for scars.
+        synthetic_share: Share of a batch that becomes synthetic, [0, 1]. One half is one synthetic
+            image per normal one, as in figure 2 of AnoSeg.
+        patch_area: Patch area as a share of the image, uniform. (0.02, 0.15) is CutPaste's law.
+        patch_aspect: Patch width over height, log-uniform. (0.3, 3.3) is CutPaste's law.
+        patch_rotation: Angle in degrees by which a patch is turned. Figure 3 of AnoSeg shows about
+            18; the range is ours and equals CutPaste's for scars.
         patches: Fewest and most patches of a synthetic image. One in the paper.
         scar_share: Share of patches that are scars instead, [0, 1]. None in AnoSeg; CutPaste shows
             as many scars as patches.
@@ -34,7 +34,7 @@ class AnomalyGenerator(nn.Module):
         scar_length: Length of a scar in pixels of a 256 x 256 image, CutPaste's law.
         colour_share: Share of patches that are painted in one random colour instead of filled from
             the image, [0, 1]. None in AnoSeg; from CutPaste's ablation with coloured scars.
-        jitter: Strengths of brightness, contrast, saturation and hue, CSI's values.
+        colour_jitter: Strengths of brightness, contrast, saturation and hue, CSI's values.
         min_difference: A pasted pixel counts as anomalous, and is pasted at all, if the 5 x 5 mean
             of its change exceeds this value, [0, 1). At 0 every pixel that changes counts, as in
             the paper; the test itself is NSA's (Schlueter et al. 2022), the smoothing ours.
@@ -45,44 +45,49 @@ class AnomalyGenerator(nn.Module):
 
     def __init__(
         self,
-        share: float = 0.5,
-        area: Range = (0.02, 0.15),
-        aspect: Range = (0.3, 3.3),
-        rotation: Range = (-45.0, 45.0),
+        synthetic_share: float = 0.5,
+        patch_area: Range = (0.02, 0.15),
+        patch_aspect: Range = (0.3, 3.3),
+        patch_rotation: Range = (-45.0, 45.0),
         patches: tuple[int, int] = (1, 1),
         scar_share: float = 0.0,
         scar_width: Range = (2.0, 16.0),
         scar_length: Range = (10.0, 25.0),
         colour_share: float = 0.0,
-        jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1),
+        colour_jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1),
         min_difference: float = 0.0,
     ) -> None:
         super().__init__()
-        _require_share("share", share)
+        _require_share("synthetic_share", synthetic_share)
         _require_share("scar_share", scar_share)
         _require_share("colour_share", colour_share)
-        _require_range("area", area, 1e-4, 1.0)
-        _require_range("aspect", aspect, 0.01, 100.0)
-        _require_range("rotation", rotation, -180.0, 180.0)
+        _require_range("patch_area", patch_area, 1e-4, 1.0)
+        _require_range("patch_aspect", patch_aspect, 0.01, 100.0)
+        _require_range("patch_rotation", patch_rotation, -180.0, 180.0)
         _require_range("patches", patches, 1, 16)
         _require_range("scar_width", scar_width, 1.0, 256.0)
         _require_range("scar_length", scar_length, 1.0, 256.0)
-        if len(jitter) != 4 or not all(0 <= s <= 1 for s in jitter) or jitter[3] > 0.5:
-            msg = f"jitter must be four strengths in [0, 1], the last at most 0.5, got {jitter}"
+        if (
+            len(colour_jitter) != 4
+            or not all(0 <= s <= 1 for s in colour_jitter)
+            or colour_jitter[3] > 0.5
+        ):
+            law = "four strengths in [0, 1], the last at most 0.5"
+            msg = f"colour_jitter must be {law}, got {colour_jitter}"
             raise ValueError(msg)
         if not 0 <= min_difference < 1:
             msg = f"min_difference must satisfy 0 <= min_difference < 1, got {min_difference}"
             raise ValueError(msg)
-        self.share = share
-        self.area = area
-        self.aspect = aspect
-        self.rotation = rotation
+        self.synthetic_share = synthetic_share
+        self.patch_area = patch_area
+        self.patch_aspect = patch_aspect
+        self.patch_rotation = patch_rotation
         self.patches = patches
         self.scar_share = scar_share
         self.scar_width = scar_width
         self.scar_length = scar_length
         self.colour_share = colour_share
-        self.jitter = jitter
+        self.colour_jitter = colour_jitter
         self.min_difference = min_difference
 
     @torch.no_grad()
@@ -106,7 +111,7 @@ class AnomalyGenerator(nn.Module):
     def sample(self, images: Images, generator: torch.Generator | None = None) -> AnomalyParameters:
         """Draw what is random about one batch; only the shape and device of images are used."""
         batch, _, height, width = images.shape
-        n, p = math.ceil(self.share * batch), self.patches[1]
+        n, p = math.ceil(self.synthetic_share * batch), self.patches[1]
         device = images.device
 
         def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -123,7 +128,7 @@ class AnomalyGenerator(nn.Module):
         swap = integers(1, 4, n) * happens(0.5, n)
         shift = torch.stack([(swap % 2) * (height // 2), (swap // 2) * (width // 2)], dim=-1)
         strength = uniform(-1, 1, n, 4) * happens(0.5, n, 1)
-        b, c, s, h = self.jitter
+        b, c, s, h = self.colour_jitter
         jitter = torch.stack(
             [
                 1 + b * strength[:, 0],
@@ -134,8 +139,8 @@ class AnomalyGenerator(nn.Module):
             dim=-1,
         )
 
-        area = uniform(*self.area, n, p) * (height * width)
-        aspect = uniform(math.log(self.aspect[0]), math.log(self.aspect[1]), n, p).exp()
+        area = uniform(*self.patch_area, n, p) * (height * width)
+        aspect = uniform(math.log(self.patch_aspect[0]), math.log(self.patch_aspect[1]), n, p).exp()
         size = torch.stack([(area / aspect).sqrt(), (area * aspect).sqrt()], dim=-1)
         # Scars keep their proportion to the image at other sizes than CutPaste's 256.
         scale = min(height, width) / 256
@@ -163,7 +168,7 @@ class AnomalyGenerator(nn.Module):
             source=source,
             target=target,
             half_size=torch.stack([half_height, half_width], -1),
-            angle=torch.deg2rad(uniform(*self.rotation, n, p)),
+            angle=torch.deg2rad(uniform(*self.patch_rotation, n, p)),
             painted=happens(self.colour_share, n, p),
             colour=uniform(0, 1, n, p, 3),
         )

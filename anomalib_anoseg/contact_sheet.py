@@ -23,7 +23,7 @@ def contact_sheet(
     columns: int = 3,
     size: int = 256,
     seed: int = 0,
-    generator: AnomalyGenerator = AnomalyGenerator(share=1.0),  # noqa: B008
+    generator: AnomalyGenerator = AnomalyGenerator(synthetic_share=1.0),  # noqa: B008
 ) -> None:
     """Draw synthetic anomalies of the images of a folder, each as image, synthetic image and mask.
 

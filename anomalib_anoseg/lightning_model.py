@@ -38,7 +38,7 @@ class AnoSeg(AnomalibModule):
     """Segmentation network trained on synthetic anomalies made from good images.
 
     Args:
-        backbone: Name of a timm encoder with feature maps at strides 2 to 32.
+        backbone: Name of a timm encoder whose coarsest feature map has stride 32.
         pre_trained: Load the encoder's pretrained weights; needs a network connection.
         decoder: "skip" is light and has skip connections, ours; "paper" is table 6 of AnoSeg.
         coordinate_channels: Give the encoder each pixel's row and column.
@@ -52,6 +52,8 @@ class AnoSeg(AnomalibModule):
         scar_width: Smallest and largest width of a scar, in pixels of a 256 x 256 image (CutPaste).
         scar_length: Smallest and largest length of a scar, likewise (CutPaste).
         colour_share: Share of the patches that are painted in one random colour, [0, 1].
+        colour_jitter: Strengths of brightness, contrast, saturation, hue in the hard augmentation
+            (CSI).
         min_difference: Smallest smoothed change of a pixel that counts as anomalous, [0, 1). At 0
             every change does, as in the paper.
         segmentation_loss: "l1" is the paper's; "l1_bce_dice" adds cross entropy and Dice, ours.
@@ -89,6 +91,7 @@ class AnoSeg(AnomalibModule):
         scar_width: tuple[float, float] = (2.0, 16.0),
         scar_length: tuple[float, float] = (10.0, 25.0),
         colour_share: float = 0.0,
+        colour_jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1),
         min_difference: float = 0.0,
         segmentation_loss: Literal["l1", "l1_bce_dice"] = "l1_bce_dice",
         reconstruction_weight: float = 1.0,
@@ -104,9 +107,10 @@ class AnoSeg(AnomalibModule):
     ) -> None:
         # Rebound before super() saves them: anomalib's benchmark passes OmegaConf's lists, and only
         # plain data can be loaded from a checkpoint with weights_only.
-        patch_area, patch_aspect = _pair(patch_area), _pair(patch_aspect)
-        patch_rotation, patches = _pair(patch_rotation), _pair(patches)
-        scar_width, scar_length = _pair(scar_width), _pair(scar_length)
+        patch_area, patch_aspect = _plain(patch_area), _plain(patch_aspect)
+        patch_rotation, patches = _plain(patch_rotation), _plain(patches)
+        scar_width, scar_length = _plain(scar_width), _plain(scar_length)
+        colour_jitter = _plain(colour_jitter)
         _require_positive("synthetic_share", synthetic_share)
         _require_positive("learning_rate", learning_rate)
         _require_not_negative("weight_decay", weight_decay)
@@ -133,15 +137,16 @@ class AnoSeg(AnomalibModule):
         self.adversarial_weight = adversarial_weight
         self.segmentation_loss = SEGMENTATION_LOSSES[segmentation_loss]
         self.anomaly_generator = AnomalyGenerator(
-            share=synthetic_share,
-            area=patch_area,
-            aspect=patch_aspect,
-            rotation=patch_rotation,
+            synthetic_share=synthetic_share,
+            patch_area=patch_area,
+            patch_aspect=patch_aspect,
+            patch_rotation=patch_rotation,
             patches=patches,
             scar_share=scar_share,
             scar_width=scar_width,
             scar_length=scar_length,
             colour_share=colour_share,
+            colour_jitter=colour_jitter,
             min_difference=min_difference,
         )
         self.model = AnoSegModel(
@@ -310,11 +315,11 @@ def _nothing() -> None:
 
 
 def _as_list(value: Any) -> list[Any]:
-    """Return what Lightning hands out bare if there is only one of it."""
-    return value if isinstance(value, list) else [value]
+    """Return what Lightning hands out bare if there is one of it, and as None if there is none."""
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def _pair(value: Sequence[Any]) -> Any:
+def _plain(value: Sequence[Any]) -> Any:
     return tuple(value)
 
 

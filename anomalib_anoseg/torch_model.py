@@ -38,14 +38,14 @@ class AnoSegModel(nn.Module):
     ``pred_score`` (b,), both in [0, 1], higher is more anomalous.
 
     Args:
-        backbone: Name of a timm encoder with feature maps at strides 2, 4, 8, 16 and 32.
+        backbone: Name of a timm encoder whose coarsest feature map has stride 32.
         pre_trained: Load timm's pretrained weights; needs a network connection.
         decoder: ``"paper"`` for table 6, ``"skip"`` for a light decoder with skip connections.
         coordinate_channels: Give the encoder the row and the column of each pixel.
         reconstruct: Build the image decoder.
 
     Raises:
-        ValueError: If the encoder has other strides, or decoder is neither of the two.
+        ValueError: If the encoder ends at another stride, or decoder is neither of the two.
     """
 
     mean: Tensor
@@ -68,8 +68,8 @@ class AnoSegModel(nn.Module):
             in_chans=5 if coordinate_channels else 3,
         )
         strides = encoder.feature_info.reduction()
-        if strides != [2, 4, 8, 16, 32]:
-            msg = f"backbone must have features at strides [2, 4, 8, 16, 32], {backbone}: {strides}"
+        if strides[-1] != 32:
+            msg = f"backbone must end at stride 32, {backbone} has features at {strides}"
             raise ValueError(msg)
         # timm's encoders were trained on images with this mean and deviation; from scratch they do
         # no harm. Inside the network, so that its input stays in [0, 1].
@@ -200,15 +200,15 @@ class PaperDecoder(nn.Module):
 
 
 class SkipDecoder(nn.Module):
-    """Five doublings with skip connections to the encoder's finer feature maps; ours."""
+    """Up from feature map to feature map, then to the image, with skip connections; ours."""
 
-    WIDTHS = (128, 64, 32, 16)
+    WIDTHS = (128, 64, 32, 16)  # for encoders with less than five feature maps the first of them
 
     def __init__(self, channels: list[int], out_channels: int) -> None:
         super().__init__()
         self.stages = nn.ModuleList()
         width = channels[-1]
-        for skip, next_width in zip(channels[-2::-1], self.WIDTHS, strict=True):
+        for skip, next_width in zip(channels[-2::-1], self.WIDTHS, strict=False):
             self.stages.append(
                 nn.Sequential(
                     ConvBlock(width + skip, next_width), ConvBlock(next_width, next_width)
@@ -223,9 +223,10 @@ class SkipDecoder(nn.Module):
         """Return logits at the size of the encoder's input."""
         decoded = features[-1]
         for stage, skip in zip(self.stages, features[-2::-1], strict=True):
-            decoded = F.interpolate(decoded, scale_factor=2.0, mode="nearest")
+            decoded = F.interpolate(decoded, size=skip.shape[-2:], mode="nearest")
             decoded = stage(torch.cat([decoded, skip], dim=1))
-        logits: Tensor = self.head(F.interpolate(decoded, scale_factor=2.0, mode="nearest"))
+        height, width = (32 * side for side in features[-1].shape[-2:])
+        logits: Tensor = self.head(F.interpolate(decoded, size=(height, width), mode="nearest"))
         return logits
 
 

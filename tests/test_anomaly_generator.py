@@ -48,7 +48,7 @@ def test_guarantees(
     arguments: dict[str, object], dtype: torch.dtype, channels: int, size: tuple[int, int]
 ) -> None:
     images = photographs(12, channels, *size).to(dtype)
-    synthetic, masks = AnomalyGenerator(share=0.75, **arguments)(images)
+    synthetic, masks = AnomalyGenerator(synthetic_share=0.75, **arguments)(images)
 
     assert synthetic.shape == images.shape
     assert masks.shape == (12, 1, *size)
@@ -65,14 +65,14 @@ def test_guarantees(
 def test_masks_are_not_empty_where_pasting_changes_nothing(value: float) -> None:
     images = torch.full((6, 3, 64, 64), value)
     # White on white, black on black: only brightness can differ, and half the time it does not.
-    synthetic, masks = AnomalyGenerator(share=1.0, min_difference=0.3)(images)
+    synthetic, masks = AnomalyGenerator(synthetic_share=1.0, min_difference=0.3)(images)
     assert masks.flatten(1).any(1).all()
     assert torch.equal((synthetic != images).any(1, keepdim=True), masks.bool())
 
 
 def test_share_zero_is_the_identity() -> None:
     images = photographs(4)
-    synthetic, masks = AnomalyGenerator(share=0.0)(images)
+    synthetic, masks = AnomalyGenerator(synthetic_share=0.0)(images)
     assert torch.equal(synthetic, images)
     assert not masks.any()
 
@@ -194,7 +194,7 @@ def test_hue_turns_colours_and_keeps_grey_and_luma() -> None:
 
 
 def test_laws_of_the_patches() -> None:
-    generator = AnomalyGenerator(share=1.0, patches=(1, 3), scar_share=0.0)
+    generator = AnomalyGenerator(synthetic_share=1.0, patches=(1, 3), scar_share=0.0)
     draws = generator.sample(torch.empty(1).expand(2000, 3, 256, 256))  # only the shape is read
     height, width = (2 * draws.half_size).unbind(-1)
     inside = (height < 256) & (width < 256)  # a longer side is cut to the image's
@@ -215,7 +215,7 @@ def test_laws_of_the_patches() -> None:
 
 
 def test_hard_augmentation_happens_half_of_the_time() -> None:
-    draws = AnomalyGenerator(share=1.0).sample(torch.empty(1).expand(4000, 3, 64, 64))
+    draws = AnomalyGenerator(synthetic_share=1.0).sample(torch.empty(1).expand(4000, 3, 64, 64))
     for happened in (
         draws.quarter_turns > 0,
         draws.shift.any(1),
@@ -229,21 +229,21 @@ def test_hard_augmentation_happens_half_of_the_time() -> None:
 @pytest.mark.parametrize(
     ("argument", "value"),
     [
-        ("share", 1.5),
-        ("share", -0.1),
-        ("area", (0.2, 0.1)),
-        ("area", (0.0, 0.1)),
-        ("area", (0.1, 1.1)),
-        ("aspect", (0.0, 1.0)),
-        ("rotation", (-400.0, 0.0)),
+        ("synthetic_share", 1.5),
+        ("synthetic_share", -0.1),
+        ("patch_area", (0.2, 0.1)),
+        ("patch_area", (0.0, 0.1)),
+        ("patch_area", (0.1, 1.1)),
+        ("patch_aspect", (0.0, 1.0)),
+        ("patch_rotation", (-400.0, 0.0)),
         ("patches", (0, 1)),
         ("patches", (3, 2)),
         ("scar_share", 2.0),
         ("colour_share", -1.0),
         ("scar_width", (0.0, 1.0)),
         ("scar_length", (10.0, 300.0)),
-        ("jitter", (0.4, 0.4, 0.4, 0.6)),
-        ("jitter", (0.4, 0.4)),
+        ("colour_jitter", (0.4, 0.4, 0.4, 0.6)),
+        ("colour_jitter", (0.4, 0.4)),
         ("min_difference", 1.0),
         ("min_difference", float("nan")),
     ],

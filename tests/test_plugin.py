@@ -19,6 +19,7 @@ PROJECT = Path(__file__).parents[1]
 LIBRARIES = sysconfig.get_path("purelib")
 SCRIPT = Path(sysconfig.get_path("scripts")) / "anomalib"
 SMALL = [
+    "--model.backbone=mobilenetv3_small_050",
     "--model.pre_processor=anomalib_anoseg.PreProcessor",
     "--model.pre_processor.image_size=[64,64]",
 ]

@@ -125,9 +125,12 @@ def test_nothing_is_built_for_a_reconstruction_that_is_off() -> None:
     assert AnoSegModel(reconstruct=False).train()(photographs(2)).reconstruction is None
 
 
-def test_other_backbones_by_name() -> None:
-    model = AnoSegModel(backbone="mobilenetv3_small_050").eval()
-    assert model(photographs(1)).anomaly_map.shape == (1, 1, 96, 96)
+@pytest.mark.parametrize("backbone", ["mobilenetv3_small_050", "convnext_atto", "efficientnet_b0"])
+@pytest.mark.parametrize("decoder", ["paper", "skip"])
+def test_other_backbones_by_name(backbone: str, decoder: str) -> None:
+    """With four feature maps or five."""
+    model = AnoSegModel(backbone=backbone, decoder=decoder).eval()
+    assert model(photographs(1, height=70)).anomaly_map.shape == (1, 1, 70, 96)
 
 
 def test_score_is_the_highest_window_mean() -> None:
