@@ -10,8 +10,10 @@ if TYPE_CHECKING:
     from anomalib_anoseg.data import SurfaceDemo
     from anomalib_anoseg.lightning_model import AnoSeg
     from anomalib_anoseg.metrics import IoU
+    from anomalib_anoseg.networks import Discriminator
+    from anomalib_anoseg.post_processor import PostProcessor
     from anomalib_anoseg.pre_processor import PreProcessor
-    from anomalib_anoseg.torch_model import AnoSegModel, Discriminator
+    from anomalib_anoseg.torch_model import AnoSegModel
 
 __version__ = "0.1.0"
 
@@ -19,8 +21,9 @@ _HOME = {
     "AnoSeg": "lightning_model",
     "AnoSegModel": "torch_model",
     "AnomalyGenerator": "anomaly_generator",
-    "Discriminator": "torch_model",
+    "Discriminator": "networks",
     "IoU": "metrics",
+    "PostProcessor": "post_processor",
     "PreProcessor": "pre_processor",
     "SurfaceDemo": "data",
 }
@@ -31,6 +34,7 @@ __all__ = [
     "AnomalyGenerator",
     "Discriminator",
     "IoU",
+    "PostProcessor",
     "PreProcessor",
     "SurfaceDemo",
 ]

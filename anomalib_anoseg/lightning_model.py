@@ -5,30 +5,34 @@ arXiv 2110.03396, 2021.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 from anomalib import LearningType
 from anomalib.data import ImageBatch
-from anomalib.metrics import AUROC, Evaluator, F1Score
+from anomalib.metrics import Evaluator as AnomalibEvaluator
 from anomalib.models.components import AnomalibModule
-from anomalib.post_processing import PostProcessor
+from anomalib.post_processing import PostProcessor as AnomalibPostProcessor
 from anomalib.pre_processing import PreProcessor as AnomalibPreProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch import seed_everything
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from anomalib_anoseg import loss
 from anomalib_anoseg.anomaly_generator import AnomalyGenerator
+from anomalib_anoseg.detector import Detector
+from anomalib_anoseg.evaluator import Evaluator
 from anomalib_anoseg.finite import FiniteGuard
-from anomalib_anoseg.metrics import IoU
+from anomalib_anoseg.networks import Discriminator
+from anomalib_anoseg.post_processor import PostProcessor
 from anomalib_anoseg.pre_processor import PreProcessor
 from anomalib_anoseg.shapes import Images, Masks
-from anomalib_anoseg.torch_model import AnoSegModel, Discriminator, Segmentation, check_images
+from anomalib_anoseg.torch_model import AnoSegModel, Segmentation, check_images
 
 CHECK_EVERY = 50  # steps; a GPU does not wait for the losses in between
 SEGMENTATION_LOSSES = {"l1": loss.l1_loss, "l1_bce_dice": loss.l1_bce_dice_loss}
@@ -60,6 +64,8 @@ class AnoSeg(AnomalibModule):
         reconstruction_weight: Weight of the masked reconstruction loss.
         adversarial_weight: Weight of the adversarial loss; 0 builds no discriminator. With both
             this and reconstruction_weight at 0 no image decoder is built either.
+        image_score: Where an image's score comes from. "map" is the map alone, ours; "detector" is
+            the paper's second GAN, trained in the same run and exported with the model.
         learning_rate: Highest rate of AdamW; warmed up, then lowered along a cosine.
         weight_decay: Weight decay of AdamW.
         max_epochs: Epochs to train, instead of ``--trainer.max_epochs``. Made for anomalib's
@@ -67,14 +73,16 @@ class AnoSeg(AnomalibModule):
         seed: Makes a run repeatable: initial weights, synthetic anomalies and order of the data.
             anomalib's own ``--seed_everything`` is parsed but never used.
         pre_processor: Resizes images in [0, 1] to 256 x 256 by default.
-        post_processor: Thresholds scores and maps at 0.5 by default: both are probabilities, so no
-            defective image is needed to find a threshold.
-        evaluator: Image AUROC and F1, pixel AUROC, F1 and IoU by default.
+        post_processor: Finds thresholds without a defective image by default; anomalib's own
+            PostProcessor() takes them from the validation images.
+        evaluator: By default image AUROC and F1, pixel AUROC, AUPR, AUPRO, F1, IoU and IoUMax.
         visualizer: anomalib's by default.
 
     Raises:
         ValueError: If an argument is outside its range.
     """
+
+    model: AnoSegModel
 
     def __init__(
         self,
@@ -96,13 +104,14 @@ class AnoSeg(AnomalibModule):
         segmentation_loss: Literal["l1", "l1_bce_dice"] = "l1_bce_dice",
         reconstruction_weight: float = 1.0,
         adversarial_weight: float = 0.01,
+        image_score: Literal["map", "detector"] = "map",
         learning_rate: float = 1e-3,
         weight_decay: float = 1e-2,
         max_epochs: int | None = None,
         seed: int | None = None,
         pre_processor: AnomalibPreProcessor | bool = True,
-        post_processor: PostProcessor | bool = True,
-        evaluator: Evaluator | bool = True,
+        post_processor: AnomalibPostProcessor | bool = True,
+        evaluator: AnomalibEvaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
         # Rebound before super() saves them: anomalib's benchmark passes OmegaConf's lists, and only
@@ -119,6 +128,12 @@ class AnoSeg(AnomalibModule):
         if segmentation_loss not in SEGMENTATION_LOSSES:
             known = [*SEGMENTATION_LOSSES]
             msg = f"segmentation_loss must be one of {known}, got {segmentation_loss!r}"
+            raise ValueError(msg)
+        if image_score not in ("map", "detector"):
+            msg = f"image_score must be 'map' or 'detector', got {image_score!r}"
+            raise ValueError(msg)
+        if image_score == "detector" and synthetic_share == 1:
+            msg = "image_score 'detector' needs good images: synthetic_share must be below 1, got 1"
             raise ValueError(msg)
         if seed is not None:
             seed_everything(seed, workers=True, verbose=False)
@@ -155,6 +170,7 @@ class AnoSeg(AnomalibModule):
             decoder=decoder,
             coordinate_channels=coordinate_channels,
             reconstruct=reconstruction_weight > 0 or adversarial_weight > 0,
+            detect=image_score == "detector",
         )
         # Takes a quarter off a step on a CPU, and is what the tensor cores of a GPU work in.
         self.model.to(memory_format=torch.channels_last)
@@ -167,7 +183,7 @@ class AnoSeg(AnomalibModule):
         Raises:
             ValueError: If ``configure_optimizers`` was replaced, as ``fit --optimizer`` does.
         """
-        expected = 1 if self.discriminator is None else 2
+        expected = len(self._parameters_of())
         if len(self.trainer.optimizers) != expected:
             msg = (
                 f"AnoSeg trains with {expected} optimisers of its own, got "
@@ -182,7 +198,7 @@ class AnoSeg(AnomalibModule):
     def training_step(
         self, batch: ImageBatch, batch_idx: int, *args: Any, **kwargs: Any
     ) -> STEP_OUTPUT:
-        """Make synthetic anomalies, update the discriminator, then the segmentation network."""
+        """Make synthetic anomalies, then update every network that is trained on them."""
         del args, kwargs
         assert batch.image is not None  # anomalib's batches always carry images
         if batch_idx == 0:  # once per epoch: looking at values makes a GPU wait
@@ -190,13 +206,18 @@ class AnoSeg(AnomalibModule):
         images, masks = self.anomaly_generator(batch.image)
         output: Segmentation = self.model(images)
         losses = self._segmentation_losses(images, masks, output)
+        played = {}
         if self.discriminator is not None:
-            losses |= self._play(self.discriminator, images, masks, output)
-        total = torch.stack([v for k, v in losses.items() if k != "discriminator"]).sum()
-        self._update_generator(total)
+            played = self._play(self.discriminator, images, masks, output)
+            losses["adversarial"] = played.pop("adversarial")
+        total = torch.stack([*losses.values()]).sum()
+        self._update("segmentation", total)
+        if self.model.detector is not None:
+            played |= self._detect(self.model.detector, images, masks, output)
         for scheduler in _as_list(self.lr_schedulers()):
             scheduler.step()
 
+        losses |= played
         self._finite.watch(self.global_step, losses)
         if self.device.type == "cpu" or self.global_step % CHECK_EVERY == 0:
             self._finite.check()
@@ -219,27 +240,48 @@ class AnoSeg(AnomalibModule):
         """Update the discriminator, then ask it what it takes the segmentation for."""
         assert output.reconstruction is not None  # the model builds it for the discriminator
         fake = (output.reconstruction, output.anomaly_map)
-        optimizer = _as_list(self.optimizers())[1]
-        # Lightning counts the steps of every optimiser; --trainer.max_steps shall count batches.
-        optimizer._on_before_step = optimizer._on_after_step = _nothing  # noqa: SLF001
         value = loss.discriminator_loss(
             real=discriminator(images, masks),
             fake=discriminator(*(tensor.detach() for tensor in fake)),
         )
+        self._update("discriminator", value)
+        with _frozen(discriminator):
+            adversarial = self.adversarial_weight * loss.generator_loss(discriminator(*fake))
+        return {"discriminator": value, "adversarial": adversarial}
+
+    def _detect(
+        self, detector: Detector, images: Images, masks: Masks, output: Segmentation
+    ) -> dict[str, Tensor]:
+        """Update the detector's discriminator, then its generator, with the map as it is."""
+        anomaly_map = output.anomaly_map.detach()
+        reconstruction = detector.reconstruct(images, anomaly_map)
+        told = detector.discriminator_loss(images, masks, reconstruction.detach(), anomaly_map)
+        self._update("detector_discriminator", told)
+        with _frozen(detector.discriminator):
+            made = detector.generator_loss(images, masks, reconstruction, anomaly_map)
+        self._update("detector", made)
+        return {"detector_discriminator": told, "detector": made}
+
+    def _update(self, name: str, value: Tensor) -> None:
+        optimizer = _as_list(self.optimizers())[[*self._parameters_of()].index(name)]
+        if name != "segmentation":
+            # Lightning counts the steps of every optimiser; --trainer.max_steps counts batches.
+            optimizer._on_before_step = optimizer._on_after_step = _nothing  # noqa: SLF001
         optimizer.zero_grad()
         self.manual_backward(value)
         optimizer.step()
-        # Its own gradients would cost a third of what follows and be thrown away.
-        discriminator.requires_grad_(False)
-        adversarial = self.adversarial_weight * loss.generator_loss(discriminator(*fake))
-        discriminator.requires_grad_(True)
-        return {"discriminator": value, "adversarial": adversarial}
 
-    def _update_generator(self, total: Tensor) -> None:
-        optimizer = _as_list(self.optimizers())[0]
-        optimizer.zero_grad()
-        self.manual_backward(total)
-        optimizer.step()
+    def _parameters_of(self) -> dict[str, list[nn.Parameter]]:
+        """Return what each optimiser updates."""
+        detector = self.model.detector
+        others = [] if detector is None else [*map(id, detector.parameters())]
+        parameters = {"segmentation": [p for p in self.model.parameters() if id(p) not in others]}
+        if self.discriminator is not None:
+            parameters["discriminator"] = [*self.discriminator.parameters()]
+        if detector is not None:
+            parameters["detector_discriminator"] = [*detector.discriminator.parameters()]
+            parameters["detector"] = detector.generator_parameters()
+        return parameters
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to overwrite a good checkpoint with weights that are not finite."""
@@ -253,10 +295,9 @@ class AnoSeg(AnomalibModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return AdamW with a warmed-up cosine for each network; all of it ours."""
-        networks = [self.model] if self.discriminator is None else [self.model, self.discriminator]
         optimizers = [
-            AdamW(network.parameters(), self.learning_rate, weight_decay=self.weight_decay)
-            for network in networks
+            AdamW(parameters, self.learning_rate, weight_decay=self.weight_decay)
+            for parameters in self._parameters_of().values()
         ]
         schedule = warmup_cosine(self.trainer.estimated_stepping_batches)
         return optimizers, [LambdaLR(optimizer, schedule) for optimizer in optimizers]
@@ -279,21 +320,13 @@ class AnoSeg(AnomalibModule):
         return PreProcessor(image_size or (256, 256))
 
     def configure_post_processor(self) -> PostProcessor:
-        """Return anomalib's post-processor with both thresholds at 0.5 of the raw probability."""
-        return PostProcessor(enable_normalization=False)
+        """Return thresholds from held-out good images and synthetic anomalies."""
+        return PostProcessor()
 
     @staticmethod
     def configure_evaluator() -> Evaluator:
-        """Return anomalib's default metrics and the paper's, pixel IoU."""
-        return Evaluator(
-            test_metrics=[
-                AUROC(fields=["pred_score", "gt_label"], prefix="image_"),
-                F1Score(fields=["pred_label", "gt_label"], prefix="image_"),
-                AUROC(fields=["anomaly_map", "gt_mask"], prefix="pixel_", strict=False),
-                F1Score(fields=["pred_mask", "gt_mask"], prefix="pixel_", strict=False),
-                IoU(fields=["pred_mask", "gt_mask"], prefix="pixel_", strict=False),
-            ]
-        )
+        """Return the paper's metrics and those of its successors."""
+        return Evaluator()
 
 
 def warmup_cosine(total_steps: float, warmup: int = 20) -> Callable[[int], float]:
@@ -308,6 +341,14 @@ def warmup_cosine(total_steps: float, warmup: int = 20) -> Callable[[int], float
         return min(1.0, (step + 1) / warmup) * (0.505 + 0.495 * math.cos(math.pi * progress))
 
     return factor
+
+
+@contextmanager
+def _frozen(network: nn.Module) -> Iterator[None]:
+    """Leave out gradients that nobody uses: a third of what a generator's update costs."""
+    network.requires_grad_(False)
+    yield
+    network.requires_grad_(True)
 
 
 def _nothing() -> None:

@@ -1,12 +1,221 @@
-"""Pixel IoU, the paper's metric, as an anomalib metric."""
+"""Metrics in anomalib's form that need the same memory for ten thousand masks as for ten.
 
+anomalib's own pixel metrics keep every pixel. These count pixels per threshold instead; how the
+counts become a figure is left to torchmetrics. Where a test set lacks a class the figure does not
+exist, and ``compute`` returns None, which Lightning leaves out.
+"""
+
+from typing import Any
+
+import torch
 from anomalib.metrics import AnomalibMetric
-from torchmetrics.classification import BinaryJaccardIndex
+from anomalib.utils.cv import connected_components_cpu
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.classification import (
+    BinaryAUROC,
+    BinaryAveragePrecision,
+    BinaryF1Score,
+    BinaryJaccardIndex,
+    BinaryPrecisionRecallCurve,
+)
+
+# Evenly spaced log odds, because trained maps crowd near 0 and 1, where evenly spaced probabilities
+# would throw them together. From the smallest to the largest float32 below 1, in steps of 1/512.
+_LOG_ODDS = torch.linspace(-87, 17, 104 * 512 + 1, dtype=torch.float64)
+# The first threshold is passed by every pixel, the last by none: curves start and end as they must.
+THRESHOLDS = torch.tensor([0.0, *_LOG_ODDS.sigmoid().float().tolist(), 2.0])
 
 
-class IoU(AnomalibMetric, BinaryJaccardIndex):  # type: ignore[misc]
+class _BothClasses(Metric):
+    """Makes a metric of predictions and targets None until normal and anomalous were both seen."""
+
+    seen: Tensor
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.add_state("seen", torch.zeros(2, dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        self.seen += torch.bincount(target.flatten().long(), minlength=2)
+        super().update(preds, target)  # type: ignore[safe-super]  # of the metric it is mixed into
+
+    def compute(self) -> Any:
+        if not self.seen.all():
+            return None
+        return super().compute()  # type: ignore[safe-super]
+
+
+class _Binned(_BothClasses):
+    """Fills torchmetrics' counts per threshold, (t, 2, 2), from a histogram.
+
+    torchmetrics compares every pixel with every threshold, which takes a thousand times as long.
+    """
+
+    confmat: Tensor
+    thresholds: Any
+
+    def __init__(self, binned: bool = True, **arguments: Any) -> None:
+        super().__init__(thresholds=THRESHOLDS if binned else None, **arguments)
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        if self.thresholds is None:
+            super().update(preds, target)
+            return
+        target = target.flatten().long()
+        self.seen += torch.bincount(target, minlength=2)
+        passed = self._passed(preds).flatten()
+        bins = len(self.thresholds) + 1
+        histogram = torch.bincount(target * bins + passed, minlength=2 * bins).view(2, bins)
+        accepted = _at_least(histogram)
+        rejected = histogram.sum(1, keepdim=True) - accepted
+        self.confmat += torch.stack([rejected, accepted], dim=-1).movedim(1, 0)
+
+    def _passed(self, preds: Tensor) -> Tensor:
+        """Return how many thresholds each value reaches."""
+        return torch.bucketize(preds.float(), self.thresholds, right=True)
+
+
+def _at_least(histogram: Tensor) -> Tensor:
+    """Turn counts by number of thresholds passed, (..., t + 1), into counts per threshold."""
+    return histogram.flip(-1).cumsum(-1).flip(-1)[..., 1:]
+
+
+class _AUROC(_Binned, BinaryAUROC):
+    pass
+
+
+class _AUPR(_Binned, BinaryAveragePrecision):
+    pass
+
+
+class _IoUMax(_Binned, BinaryPrecisionRecallCurve):
+    def compute(self) -> Any:
+        return self._curve().max() if self.seen.all() else None
+
+    def threshold(self) -> Tensor:
+        """Return the threshold with the highest IoU, in the middle if there are several."""
+        curve = self._curve()
+        best = (curve >= curve.max()).nonzero().flatten()
+        threshold: Tensor = self.thresholds[best[len(best) // 2]]
+        return threshold
+
+    def _curve(self) -> Tensor:
+        true_positive = self.confmat[:, 1, 1]
+        union = true_positive + self.confmat[:, 0, 1] + self.confmat[:, 1, 0]
+        return true_positive / union
+
+
+class _AUPRO(_Binned, BinaryPrecisionRecallCurve):
+    overlap: Tensor
+    regions: Tensor
+
+    def __init__(self, fpr_limit: float = 0.3, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.fpr_limit = fpr_limit
+        zeros = torch.zeros(len(THRESHOLDS), dtype=torch.float64)
+        self.add_state("overlap", zeros, dist_reduce_fx="sum")
+        self.add_state("regions", torch.zeros(1, dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        super().update(preds, target)
+        height, width = target.shape[-2:]
+        masks = target.reshape(-1, 1, height, width).float()
+        labels = connected_components_cpu(masks).to(preds.device).flatten()
+        sizes = labels.bincount()
+        weight = (1 / sizes.double())[labels] * (labels > 0)
+        passed = self._passed(preds).flatten()
+        self.overlap += _at_least(passed.bincount(weight, minlength=len(self.thresholds) + 1))
+        self.regions += len(sizes) - 1
+
+    def compute(self) -> Any:
+        if not self.seen.all():
+            return None
+        # From the last threshold, which nothing passes, to the first, which everything does.
+        overlap = (self.overlap / self.regions).flip(0)
+        false_positive = self.confmat[:, 0, 1].double().flip(0)
+        rate = false_positive / self.seen[0]
+        within = rate <= self.fpr_limit
+        last = int(within.sum()) - 1
+        span = rate[last + 1] - rate[last] if last + 1 < len(rate) else torch.ones(())
+        share = (self.fpr_limit - rate[last]) / span
+        end = torch.lerp(overlap[last], overlap[min(last + 1, len(rate) - 1)], share)
+        x = torch.cat([rate[within], rate.new_tensor([self.fpr_limit])])
+        y = torch.cat([overlap[within], end[None]])
+        return (torch.trapezoid(y, x) / self.fpr_limit).float()
+
+
+class _F1Score(_BothClasses, BinaryF1Score):
+    pass
+
+
+class _IoU(_BothClasses, BinaryJaccardIndex):
+    pass
+
+
+class _IoUPerImage(Metric):
+    total: Tensor
+    images: Tensor
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("images", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        preds, target = preds.flatten(1).bool(), target.flatten(1).bool()
+        overlap, union = (preds & target).sum(1), (preds | target).sum(1)
+        defective = target.any(1)
+        self.total += torch.where(defective, overlap / union, 0.0).sum()
+        self.images += defective.sum()
+
+    def compute(self) -> Tensor | None:
+        return self.total / self.images if self.images else None
+
+
+class AUROC(AnomalibMetric, _AUROC):  # type: ignore[misc]
+    """Area under the ROC curve, of image scores or over all pixels of a test set.
+
+    Args:
+        binned: Count per threshold, for anomaly maps in [0, 1]. False keeps every value: exact, and
+            right for the scores of images, which are few and may be any number.
+    """
+
+
+class AUPR(AnomalibMetric, _AUPR):  # type: ignore[misc]
+    """Average precision, the AP of the literature; anomalib calls the same figure AUPR.
+
+    Args:
+        binned: As for :class:`AUROC`.
+    """
+
+
+class AUPRO(AnomalibMetric, _AUPRO):  # type: ignore[misc]
+    """Area under the per-region overlap of anomaly maps in [0, 1] (Bergmann et al. 2021).
+
+    Args:
+        fpr_limit: False positive rate at which the area ends, (0, 1).
+    """
+
+
+class F1Score(AnomalibMetric, _F1Score):  # type: ignore[misc]
+    """F1 score of labels, or of masks over all pixels of a test set."""
+
+
+class IoU(AnomalibMetric, _IoU):  # type: ignore[misc]
     """Intersection over union of predicted and true defect pixels, over all pixels of a test set.
 
-    torchmetrics' Jaccard index; a class of its own, because what ``create_anomalib_metric`` returns
-    cannot be pickled.
+    AnoSeg's headline metric, at the threshold that made the masks.
     """
+
+
+class IoUMax(AnomalibMetric, _IoUMax):  # type: ignore[misc]
+    """Highest intersection over union that any one threshold of the anomaly maps gives.
+
+    Over all pixels of a test set. It needs the true masks to find its threshold: a bound for
+    :class:`IoU`, not something a user could have.
+    """
+
+
+class IoUPerImage(AnomalibMetric, _IoUPerImage):  # type: ignore[misc]
+    """Mean over the defective images of each image's intersection over union."""

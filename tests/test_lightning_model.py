@@ -260,8 +260,12 @@ def test_schedule_warms_up_and_ends_at_one_percent() -> None:
 
 def test_seed_gives_the_same_weights() -> None:
     a, b, c = small(seed=1), small(seed=1), small(seed=2)
-    assert torch.equal(a.model.encoder.conv_stem.weight, b.model.encoder.conv_stem.weight)
-    assert not torch.equal(a.model.encoder.conv_stem.weight, c.model.encoder.conv_stem.weight)
+    assert torch.equal(
+        a.model.encoder.backbone.conv_stem.weight, b.model.encoder.backbone.conv_stem.weight
+    )
+    assert not torch.equal(
+        a.model.encoder.backbone.conv_stem.weight, c.model.encoder.backbone.conv_stem.weight
+    )
 
 
 def test_validation_step_adds_maps() -> None:

@@ -8,7 +8,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from anomalib_anoseg import AnoSegModel, Discriminator
-from anomalib_anoseg.torch_model import PaperDecoder, Segmentation, coordinates, image_score
+from anomalib_anoseg.networks import PaperDecoder, coordinates
+from anomalib_anoseg.torch_model import Segmentation, image_score
 
 # Table 6 at 256 x 256, from the code of 8 x 8 x 512: convolutions keep the size, T doubles it.
 TABLE_6 = [
@@ -116,7 +117,7 @@ def test_coordinates_span_the_image() -> None:
 
 def test_coordinates_can_be_left_out() -> None:
     model = AnoSegModel(coordinate_channels=False).eval()
-    assert model.encoder.conv1.in_channels == 3
+    assert model.encoder.backbone.conv1.in_channels == 3
     assert model(photographs(1)).anomaly_map.shape == (1, 1, 96, 96)
 
 

@@ -1,0 +1,55 @@
+"""Good images that training does not see, to set thresholds by."""
+
+from anomalib.data import AnomalibDataModule
+from anomalib.data.utils import LabelName, ValSplitMode
+from torch import Tensor
+
+SHARE, MOST = 0.1, 64  # of the training images; ours
+
+
+class HeldOut:
+    """Keep a tenth of a data module's training images out of training, until released.
+
+    Not the data module's validation images: by default these are its test images. Only if they were
+    split off the training images (``val_split_mode`` "from_train" or "synthetic") their good ones
+    are used, and nothing is held out. The choice depends on the images' paths alone, so that a run
+    that is resumed keeps the same images out.
+
+    Args:
+        datamodule: A data module that has been set up; its ``train_data`` is replaced.
+
+    Attributes:
+        images: The images as the data module delivers them, (1, c, h, w) each. A single training
+            image is used for both.
+    """
+
+    def __init__(self, datamodule: AnomalibDataModule) -> None:
+        self._datamodule = datamodule
+        self._training = datamodule.train_data
+        if datamodule.val_split_mode in (ValSplitMode.FROM_TRAIN, ValSplitMode.SYNTHETIC):
+            source = datamodule.val_data
+            good = (source.samples.label_index == LabelName.NORMAL).to_numpy().nonzero()[0].tolist()
+            chosen = _spread(good)
+        else:
+            source = self._training
+            everything = range(len(source))
+            chosen = _spread(everything)
+            remaining = sorted(set(everything) - set(chosen))
+            if remaining:
+                datamodule.train_data = source.subsample(remaining)
+        held_out = source.subsample(chosen)
+        held_out.augmentations = None  # a user's may be random; the pre-processor resizes
+        collate = datamodule.external_collate_fn or held_out.collate_fn
+        self.images: list[Tensor] = [
+            collate([held_out[index]]).image for index in range(len(held_out))
+        ]
+
+    def release(self) -> None:
+        """Give the data module its training images back."""
+        self._datamodule.train_data = self._training
+
+
+def _spread(indices: "range | list[int]") -> list[int]:
+    """Return a share of the indices, evenly spread over them."""
+    count = max(1, min(MOST, round(SHARE * len(indices))))
+    return [indices[(2 * k + 1) * len(indices) // (2 * count)] for k in range(count)]

@@ -1,0 +1,163 @@
+"""Thresholds that need no defective image, and a normalisation that loses nothing."""
+
+import copy
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from anomalib.data import AnomalibDataModule, ImageBatch
+from anomalib.post_processing import PostProcessor as AnomalibPostProcessor
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from anomalib_anoseg.held_out import HeldOut
+from anomalib_anoseg.metrics import IoUMax
+from anomalib_anoseg.shapes import Images, Masks, Verdicts
+
+SYNTHETIC_IMAGES = 64  # at least; few held-out images are used several times
+BATCH = 16
+
+
+class PostProcessor(AnomalibPostProcessor):
+    """anomalib's post-processor with thresholds from good images and synthetic anomalies.
+
+    While AnoSeg trains, a tenth of the good images is held out (:class:`HeldOut`). With each
+    validation and at the end the network sees them as they are and with synthetic anomalies, and
+    the thresholds are set by what it answers. No test image and no real defect is looked at.
+    anomalib's own post-processor looks at both: it takes the best F1 on the validation images,
+    which by default are the test images.
+
+    Maps and scores are probabilities. They are normalised by a line from 0 to the threshold and
+    another one from the threshold to 1, which puts the threshold at 0.5. Nothing is clamped and no
+    order is lost, so that metrics over all thresholds do not change.
+
+    Trained without a data module, as with bare data loaders, the thresholds stay at 0.5.
+
+    Args:
+        enable_normalization: Normalise scores and maps. Without it masks and labels are cut at 0.5
+            of the raw probability.
+        enable_thresholding: Return labels and masks.
+        enable_threshold_matching: As in anomalib; here both thresholds always exist.
+        image_sensitivity: Above 0.5 more images are called anomalous, (0, 1).
+        pixel_sensitivity: Above 0.5 more pixels are called anomalous, (0, 1).
+    """
+
+    def __init__(
+        self,
+        enable_normalization: bool = True,
+        enable_thresholding: bool = True,
+        enable_threshold_matching: bool = True,
+        image_sensitivity: float = 0.5,
+        pixel_sensitivity: float = 0.5,
+    ) -> None:
+        super().__init__(
+            enable_normalization=enable_normalization,
+            enable_thresholding=enable_thresholding,
+            enable_threshold_matching=enable_threshold_matching,
+            image_sensitivity=image_sensitivity,
+            pixel_sensitivity=pixel_sensitivity,
+        )
+        for buffer in (self.image_min, self.pixel_min):
+            buffer.fill_(0.0)
+        for buffer in (self.image_max, self.pixel_max):
+            buffer.fill_(1.0)
+        for buffer in (self._image_threshold, self._pixel_threshold):
+            buffer.fill_(0.5)
+        self._held_out: HeldOut | None = None
+        self._step = -1
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take the held-out images from the training images before the first epoch."""
+        del pl_module
+        datamodule = getattr(trainer, "datamodule", None)
+        if stage == "fit" and isinstance(datamodule, AnomalibDataModule):
+            self._held_out = HeldOut(datamodule)
+            self._step = -1
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Put the held-out images back: the data module may serve another model next."""
+        del trainer, pl_module
+        if stage == "fit" and self._held_out is not None:
+            self._held_out.release()
+            self._held_out = None
+
+    def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Look at nothing: these may be test images."""
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Set the thresholds; checkpoints are saved right after."""
+        self._calibrate(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Set the thresholds of an epoch in a run without validation, also for its checkpoint."""
+        if not trainer.enable_validation:
+            self._calibrate(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Set the thresholds of the last weights, if they came after the last validation."""
+        self._calibrate(trainer, pl_module)
+
+    def _calibrate(self, trainer: Trainer, module: LightningModule) -> None:
+        if self._held_out is None or self._step == trainer.global_step:
+            return
+        self._step = trainer.global_step
+        training = module.training
+        module.eval()
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            self.fit(module, self._held_out.images)
+        module.train(training)
+
+    def fit(self, module: Any, images: Iterable[Images]) -> None:
+        """Set both thresholds by normal images and synthetic anomalies made from them.
+
+        Args:
+            module: AnoSeg in evaluation mode.
+            images: Normal images in [0, 1], before the pre-processor.
+        """
+        prepare = module.pre_processor or (lambda batch: batch)
+        normal = torch.cat([prepare(image.to(module.device)) for image in images])
+        generator = copy.copy(module.anomaly_generator)
+        generator.synthetic_share = 1.0
+        # Always the same anomalies, and training's own random numbers are left alone.
+        random = torch.Generator(module.device).manual_seed(0)
+        scores: list[list[Tensor]] = [[], []]
+        best = IoUMax(fields=["anomaly_map", "gt_mask"]).to(module.device)
+
+        def look(images: Images, masks: Masks, label: int) -> None:
+            answer = module.model(images)
+            scores[label].append(answer.pred_score)
+            best.update(ImageBatch(images, anomaly_map=answer.anomaly_map, gt_mask=masks > 0))
+
+        for batch in torch.split(normal, BATCH):
+            look(batch, torch.zeros_like(batch[:, :1]), 0)
+            for _ in range(math.ceil(SYNTHETIC_IMAGES / len(normal))):
+                synthetic, masks = generator(batch, random)
+                look(synthetic, masks, 1)
+        self._image_threshold.copy_(separate(*(torch.cat(label) for label in scores)))
+        self._pixel_threshold.copy_(best.threshold())
+
+    @staticmethod
+    def _normalize(
+        preds: Tensor | None, norm_min: Tensor, norm_max: Tensor, threshold: Tensor
+    ) -> Tensor | None:
+        """Map [min, threshold] to [0, 0.5] and [threshold, max] to [0.5, 1], piecewise linear."""
+        if preds is None:
+            return None
+        below = 0.5 * (preds - norm_min) / (threshold - norm_min)
+        above = 0.5 + 0.5 * (preds - threshold) / (norm_max - threshold)
+        return torch.where(preds > threshold, above, below).clamp(0, 1)
+
+
+def separate(good: Verdicts, bad: Verdicts) -> Tensor:
+    """Return the score with the best mean of both classes' accuracies.
+
+    Where several are best, halfway in log odds between the scores around the widest gap.
+    """
+    cuts = torch.cat([good, bad]).sort().values.double().logit(1e-12)
+    middle = (cuts[1:] + cuts[:-1]) / 2
+    accuracy = (good.logit(1e-12)[:, None] <= middle).double().mean(0) + (
+        bad.logit(1e-12)[:, None] > middle
+    ).double().mean(0)
+    gap = torch.where(accuracy == accuracy.max(), cuts[1:] - cuts[:-1], -1)
+    return middle[gap.argmax()].sigmoid()

@@ -1,0 +1,160 @@
+"""Train and test AnoSeg on categories of MVTec AD, or on data laid out like it.
+
+One JSON file per run, and a Markdown table of all runs in the folder:
+
+    python benchmarks/accuracy.py --root DATASETS --config configs/mvtec.yaml --seeds 0 1 2
+
+Categories that are not under the root are listed as not run. Nothing is chosen by the test images:
+every run is tested once, with the weights of its last epoch and the thresholds of its held-out
+images. What the best threshold for these test images would have given stands beside it.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import time
+from collections import defaultdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from anomalib.data import MVTecAD
+from anomalib.engine import Engine
+from anomalib.metrics import F1Max
+
+from anomalib_anoseg import AnoSeg
+from anomalib_anoseg.evaluator import Evaluator, default_metrics
+from anomalib_anoseg.metrics import IoUPerImage
+
+CATEGORIES = (
+    "bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill",
+    "screw", "tile", "toothbrush", "transistor", "wood", "zipper",
+)  # fmt: skip
+COLUMNS = {
+    "image_AUROC": "image AUROC",
+    "pixel_AUROC": "pixel AUROC",
+    "pixel_AUPR": "AP",
+    "pixel_AUPRO": "AUPRO",
+    "pixel_F1Score": "F1",
+    "pixel_IoU": "IoU@0.5",
+    "pixel_IoUMax": "IoU-max",
+    "threshold_gap": "kept",
+    "image_F1Score": "image F1",
+    "image_F1Max": "image F1-max",
+    "minutes": "minutes",
+}
+
+
+def main() -> None:
+    """Run what was asked for and write the table."""
+    arguments = parse()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for category in arguments.categories:
+        if not (arguments.root / category / "train").is_dir():
+            continue
+        for seed in arguments.seeds:
+            result = run(arguments, category, seed)
+            file = arguments.out / f"{arguments.name}-{category}-{seed}.json"
+            file.write_text(json.dumps(result, indent=2) + "\n")
+            print(file, {key: round(value, 3) for key, value in result["metrics"].items()})
+    table = markdown(arguments.out, arguments.categories)
+    (arguments.out / "table.md").write_text(table)
+    print(table)
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--root", type=Path, required=True, help="folder of the categories")
+    parser.add_argument("--config", type=Path, default=Path("configs/cpu.yaml"))
+    parser.add_argument("--categories", nargs="+", default=[*CATEGORIES])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--name", default="default", help="what to call these settings")
+    parser.add_argument("--set", nargs="*", default=[], metavar="model.init_args.X=Y")
+    parser.add_argument("--out", type=Path, default=Path("results/accuracy"))
+    return parser.parse_args()
+
+
+def run(arguments: argparse.Namespace, category: str, seed: int) -> dict[str, Any]:
+    """Train once, test once."""
+    overrides = dict(item.split("=", 1) for item in arguments.set)
+    overrides |= {"model.init_args.seed": seed, "model.init_args.visualizer": "false"}
+    trainer = yaml.safe_load(arguments.config.read_text()).get("trainer", {})
+    for key in [key for key in overrides if key.startswith("trainer.")]:
+        trainer[key.removeprefix("trainer.")] = yaml.safe_load(overrides.pop(key))
+    metrics = [
+        *default_metrics(),
+        IoUPerImage(fields=["pred_mask", "gt_mask"], prefix="pixel_", strict=False),
+        F1Max(fields=["pred_score", "gt_label"], prefix="image_", strict=False),
+    ]
+    model = AnoSeg.from_config(arguments.config, **overrides)
+    model.evaluator = Evaluator(test_metrics=metrics)
+    data = MVTecAD(arguments.root, category, train_batch_size=16, eval_batch_size=16, num_workers=0)
+    engine = Engine(default_root_dir=arguments.out / "runs", logger=False, **trainer)
+    start = time.perf_counter()
+    engine.fit(model, datamodule=data)
+    minutes = (time.perf_counter() - start) / 60
+    (measured,) = engine.test(model, datamodule=data)
+    # What share of the IoU that the best threshold gives do the masks have?
+    measured["threshold_gap"] = measured["pixel_IoU"] / measured["pixel_IoUMax"]
+    return {
+        "category": category,
+        "name": arguments.name,
+        "seed": seed,
+        "commit": commit(),
+        "device": device(),
+        "versions": {name: version(name) for name in ("anomalib", "anomalib-anoseg", "torch")},
+        "config": str(arguments.config),
+        "set": arguments.set,
+        "training_images": len(data.train_data),
+        "steps": engine.trainer.global_step,
+        "metrics": measured | {"minutes": minutes},
+    }
+
+
+def commit() -> str:
+    """Return the commit that is checked out, marked if files differ from it."""
+    command = ["git", "describe", "--always", "--dirty"]
+    return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
+
+
+def device() -> str:
+    """Return what the run was computed on."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def markdown(folder: Path, categories: list[str]) -> str:
+    """Return one row per settings and category, the mean over seeds, and what was not run."""
+    groups = defaultdict(list)
+    for file in sorted(folder.glob("*.json")):
+        result = json.loads(file.read_text())
+        groups[result["name"], result["category"]].append(result)
+    head = ["settings", "category", *COLUMNS.values(), "seeds", "device", "commit"]
+    lines = [head, ["---"] * len(head)]
+    for (name, category), results in groups.items():
+        cells = [cell([r["metrics"].get(key) for r in results]) for key in COLUMNS]
+        seeds = " ".join(str(result["seed"]) for result in results)
+        where = (", ".join(sorted({r[key] for r in results})) for key in ("device", "commit"))
+        lines.append([name, category, *cells, seeds, *where])
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    missing = [c for c in categories if c not in {category for _, category in groups}]
+    return table + (f"\n\nNot run: {', '.join(missing)}.\n" if missing else "\n")
+
+
+def cell(values: list[float | None]) -> str:
+    """Return the mean, and the standard deviation where there are several values."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    spread = f" ± {statistics.stdev(known):.3f}" if len(known) > 1 else ""
+    return f"{statistics.mean(known):.3f}{spread}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,258 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from anomalib.data import Folder, ImageBatch, InferenceBatch
+from anomalib.data.datasets.base import image as reading
+from anomalib.engine import Engine
+from anomalib.metrics import AUPRO, AUROC
+from anomalib.post_processing import PostProcessor as AnomalibPostProcessor
+from conftest import photographs
+from PIL import Image
+from torch import Tensor, nn
+
+from anomalib_anoseg import AnomalyGenerator, AnoSeg, PostProcessor, PreProcessor
+from anomalib_anoseg.held_out import HeldOut
+from anomalib_anoseg.post_processor import separate
+
+
+def with_thresholds(pixel: float, image: float = 0.5) -> PostProcessor:
+    made = PostProcessor()
+    made._pixel_threshold.fill_(pixel)
+    made._image_threshold.fill_(image)
+    return made.eval()
+
+
+THRESHOLDS = [1e-4, 0.02, 0.5, 0.97, 1 - 1e-4]
+
+
+@pytest.mark.parametrize("threshold", THRESHOLDS)
+def test_metrics_do_not_notice_the_normalisation(threshold: float) -> None:
+    masks = photographs(4, 1)[:, 0] > 0.7
+    # Most pixels near 0 and 1, as trained networks have them.
+    maps = (6 * torch.randn(4, 96, 96) + 8 * masks - 6).sigmoid()
+    normalised = with_thresholds(threshold)(
+        InferenceBatch(anomaly_map=maps, pred_score=maps[:, 0, 0])
+    )
+    for metric in (AUROC, AUPRO):
+        values = []
+        for seen in (maps, normalised.anomaly_map):
+            batch = ImageBatch(image=torch.zeros(4, 3, 96, 96), anomaly_map=seen, gt_mask=masks)
+            exact = metric(fields=["anomaly_map", "gt_mask"])
+            exact.update(batch)
+            values.append(float(exact.compute()))
+        assert values[0] == pytest.approx(values[1], abs=1e-4)
+        assert 0.5 < values[0] < 0.999
+
+
+@pytest.mark.parametrize("threshold", THRESHOLDS)
+def test_normalisation_is_monotone_and_puts_the_threshold_at_one_half(threshold: float) -> None:
+    maps = torch.cat([torch.linspace(0, 1, 10_001), torch.tensor([threshold])]).sort().values
+    seen = with_thresholds(threshold)(InferenceBatch(anomaly_map=maps, pred_score=maps))
+    assert (seen.anomaly_map.diff() >= 0).all()
+    assert (seen.anomaly_map[0], seen.anomaly_map[-1]) == (0, 1)
+    assert torch.equal(seen.pred_mask, maps > threshold)
+    torch.testing.assert_close(seen.pred_score, with_thresholds(0.5, 0.5)._normalize(
+        maps, *torch.tensor([0.0, 1.0, 0.5])
+    ))  # fmt: skip
+
+
+def test_thresholds_of_image_and_pixels_are_not_mixed_up() -> None:
+    values = torch.tensor([0.1, 0.3, 0.6])
+    seen = with_thresholds(pixel=0.2, image=0.4)(
+        InferenceBatch(anomaly_map=values[:, None, None], pred_score=values)
+    )
+    assert seen.pred_mask.flatten().tolist() == [False, True, True]
+    assert seen.pred_label.tolist() == [False, False, True]
+
+
+def test_sensitivity_moves_the_cut() -> None:
+    values = torch.tensor([0.1, 0.3, 0.6])
+    bold = PostProcessor(pixel_sensitivity=0.8, image_sensitivity=0.2)
+    seen = bold(InferenceBatch(anomaly_map=values[:, None, None], pred_score=values))
+    assert seen.pred_mask.flatten().tolist() == [False, True, True]
+    assert seen.pred_label.tolist() == [False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "low", "high"),
+    [
+        ([0.01, 0.02], [0.6, 0.9], 0.02, 0.6),
+        ([0.01, 0.02, 0.7], [0.5, 0.6, 0.9], 0.02, 0.5),
+        ([0.0, 0.0], [1.0, 1.0], 0.0, 1.0),
+        ([0.3], [0.3], 0.0, 1.0),
+    ],
+)
+def test_separate(good: list[float], bad: list[float], low: float, high: float) -> None:
+    assert low <= separate(torch.tensor(good), torch.tensor(bad)) <= high
+
+
+class Difference(nn.Module):
+    """Stands in for a trained network: how far a pixel is from 0.2, the value of a good one."""
+
+    def forward(self, images: Tensor) -> InferenceBatch:
+        maps = 0.1 + (images - 0.2).abs().mean(1, keepdim=True) / 2
+        return InferenceBatch(pred_score=maps.amax((1, 2, 3)), anomaly_map=maps)
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pre_processor = None
+        self.model = Difference()
+        self.anomaly_generator = AnomalyGenerator(colour_share=1.0)
+        self.device = torch.device("cpu")
+
+
+def test_fit_separates_good_images_from_synthetic_anomalies() -> None:
+    images = [torch.full((1, 3, 96, 96), 0.2) for _ in range(5)]
+    state = torch.get_rng_state()
+    model, made, again = Model(), PostProcessor(), PostProcessor()
+    made.fit(model, images)
+    assert 0.1 < made.image_threshold < 0.25
+    assert 0.1 < made.pixel_threshold < 0.15  # every changed pixel is above, every other at 0.1
+    again.fit(model, images)
+    assert again.state_dict() == made.state_dict()
+    assert torch.equal(torch.get_rng_state(), state)  # training's draws do not depend on it
+    assert model.anomaly_generator.synthetic_share == 0.5
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    folder = tmp_path / "good"
+    folder.mkdir()
+    for index, image in enumerate(photographs(12)):
+        pixels = (255 * image.movedim(0, -1)).byte().numpy()
+        Image.fromarray(pixels).save(folder / f"{index:02}.png")
+    return folder
+
+
+def module(good: Path, **arguments: Any) -> Folder:
+    arguments = {"train_batch_size": 4, "num_workers": 0} | arguments
+    return Folder(name="part", root=good.parent, normal_dir="good", **arguments)
+
+
+def paths(data: Any) -> set[str]:
+    return {Path(path).name for path in data.samples.image_path}
+
+
+def test_held_out_images_are_not_trained_on(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = module(good)
+    data.setup()
+    everything = paths(data.train_data)
+    read: list[str] = []
+    real = reading.read_image
+    monkeypatch.setattr(
+        reading, "read_image", lambda path, **kw: read.append(Path(path).name) or real(path, **kw)
+    )
+    held_out = HeldOut(data)
+    assert read
+    assert len(read) == len(held_out.images) == max(1, round(len(everything) / 10))
+    assert paths(data.train_data) == everything - set(read)
+    held_out.release()
+    assert paths(data.train_data) == everything
+    first, read[:] = [*read], []
+    HeldOut(data)
+    assert read == first  # a resumed run holds out the same
+
+
+def test_validation_images_from_the_training_set_are_used(good: Path) -> None:
+    data = module(good, val_split_mode="from_train", val_split_ratio=0.5)
+    data.setup()
+    before = paths(data.train_data)
+    HeldOut(data)
+    assert paths(data.train_data) == before
+
+
+def test_a_single_good_image_serves_both(tmp_path: Path) -> None:
+    (tmp_path / "good").mkdir()
+    Image.new("RGB", (64, 64)).save(tmp_path / "good/a.png")
+    data = module(tmp_path / "good", test_split_mode="none", val_split_mode="none")
+    data.setup()
+    assert len(HeldOut(data).images) == 1
+    assert len(data.train_data) == 1
+
+
+def small(**arguments: Any) -> AnoSeg:
+    return AnoSeg(
+        backbone="mobilenetv3_small_050",
+        reconstruction_weight=0,
+        adversarial_weight=0,
+        visualizer=False,
+        pre_processor=PreProcessor((64, 64)),
+        seed=1,
+        **arguments,
+    )
+
+
+def train(model: AnoSeg, data: Folder, root: Path, **arguments: Any) -> Engine:
+    engine = Engine(
+        **{"default_root_dir": root, "accelerator": "cpu", "max_epochs": 2,
+           "enable_progress_bar": False, "enable_model_summary": False} | arguments
+    )  # fmt: skip
+    engine.fit(model, datamodule=data)
+    return engine
+
+
+def flat(folder: Path, *colours: str) -> str:
+    folder.mkdir()
+    for index, colour in enumerate(colours):
+        Image.new("RGB", (96, 96), colour).save(folder / f"{index}.png")
+    return folder.name
+
+
+@pytest.mark.slow
+def test_thresholds_do_not_depend_on_test_images(good: Path, tmp_path: Path) -> None:
+    """Oracle: the same run with other test images, which by default are also validation images."""
+    models = []
+    for name, colours in (("a", ["black", "white"]), ("b", ["red", "blue"])):
+        bad = flat(good.parent / f"bad_{name}", colours[0])
+        fine = flat(good.parent / f"fine_{name}", colours[1])
+        data = module(good, abnormal_dir=bad, normal_test_dir=fine)
+        models.append(small())
+        train(models[-1], data, tmp_path / name)
+        assert len(data.train_data) == 12  # released
+    states = [model.state_dict() for model in models]
+    for name in states[0]:
+        torch.testing.assert_close(states[0][name], states[1][name], equal_nan=True)
+    assert states[0]["post_processor._pixel_threshold"] not in (0, 0.5, 1)
+
+
+def refitted(model: AnoSeg, good: Path) -> PostProcessor:
+    data = module(good)
+    data.setup()
+    model.cpu().eval()
+    made = PostProcessor()
+    made.fit(model, HeldOut(data).images)
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments", [{}, {"check_val_every_n_epoch": 2, "max_epochs": 3}, {"limit_val_batches": 0}],
+    ids=["each epoch", "some epochs", "never"],
+)  # fmt: skip
+def test_thresholds_belong_to_the_weights_they_are_saved_with(
+    good: Path, tmp_path: Path, arguments: dict[str, Any]
+) -> None:
+    model = small()
+    engine = train(model, module(good), tmp_path, **arguments)
+    saved = AnoSeg.load_from_checkpoint(engine.trainer.checkpoint_callback.best_model_path)
+    for trained in (model, saved):
+        expected = refitted(trained, good).state_dict()
+        assert 0 < expected["_pixel_threshold"] < 1
+        for name, value in trained.post_processor.state_dict().items():
+            torch.testing.assert_close(value, expected[name])
+
+
+@pytest.mark.slow
+def test_anomalibs_own_post_processor_still_works(good: Path, tmp_path: Path) -> None:
+    bad, fine = flat(good.parent / "bad", "black"), flat(good.parent / "fine", "white")
+    data = module(good, abnormal_dir=bad, normal_test_dir=fine)
+    model = small(post_processor=AnomalibPostProcessor())
+    seen: list[int] = []
+    model.on_train_epoch_start = lambda: seen.append(len(data.train_data))  # type: ignore[method-assign]
+    train(model, data, tmp_path)
+    assert seen == [12, 12]  # nothing is held out
+    assert not model.post_processor.image_threshold.isnan()
