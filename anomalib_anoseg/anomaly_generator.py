@@ -15,6 +15,7 @@ from anomalib_anoseg.cut_paste import AnomalyParameters, cut_paste
 from anomalib_anoseg.shapes import Images, Masks
 
 Range = tuple[float, float]
+BLOB_ELLIPSES = 3
 
 
 class AnomalyGenerator(nn.Module):
@@ -32,8 +33,16 @@ class AnomalyGenerator(nn.Module):
             as many scars as patches.
         scar_width: Width of a scar in pixels of a 256 x 256 image, CutPaste's law.
         scar_length: Length of a scar in pixels of a 256 x 256 image, CutPaste's law.
+        blob_share: Share of patches other than scars that are unions of ellipses instead of
+            rectangles, [0, 1]; ours.
         colour_share: Share of patches that are painted in one random colour instead of filled from
             the image, [0, 1]. None in AnoSeg; from CutPaste's ablation with coloured scars.
+        opacity: Share of a patch in what is seen, (0, 1]; the rest is the normal image. Ours.
+        border_width: Width over which a patch fades in, in pixels of a 256 x 256 image. None in
+            AnoSeg and CutPaste, where patches end abruptly.
+        patch_scale: Factor by which a patch is enlarged before it is pasted, as in NSA.
+        other_source_share: Share of synthetic images whose patches come from another image of the
+            batch, [0, 1]. None in AnoSeg, all in NSA (Schlueter et al. 2022).
         colour_jitter: Strengths of brightness, contrast, saturation and hue, CSI's values.
         min_difference: A pasted pixel counts as anomalous, and is pasted at all, if the 5 x 5 mean
             of its change exceeds this value, [0, 1). At 0 every pixel that changes counts, as in
@@ -53,20 +62,30 @@ class AnomalyGenerator(nn.Module):
         scar_share: float = 0.0,
         scar_width: Range = (2.0, 16.0),
         scar_length: Range = (10.0, 25.0),
+        blob_share: float = 0.0,
         colour_share: float = 0.0,
+        opacity: Range = (1.0, 1.0),
+        border_width: Range = (0.0, 0.0),
+        patch_scale: Range = (1.0, 1.0),
+        other_source_share: float = 0.0,
         colour_jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1),
         min_difference: float = 0.0,
     ) -> None:
         super().__init__()
         _require_share("synthetic_share", synthetic_share)
         _require_share("scar_share", scar_share)
+        _require_share("blob_share", blob_share)
         _require_share("colour_share", colour_share)
+        _require_share("other_source_share", other_source_share)
         _require_range("patch_area", patch_area, 1e-4, 1.0)
         _require_range("patch_aspect", patch_aspect, 0.01, 100.0)
         _require_range("patch_rotation", patch_rotation, -180.0, 180.0)
         _require_range("patches", patches, 1, 16)
         _require_range("scar_width", scar_width, 1.0, 256.0)
         _require_range("scar_length", scar_length, 1.0, 256.0)
+        _require_range("opacity", opacity, 0.01, 1.0)
+        _require_range("border_width", border_width, 0.0, 256.0)
+        _require_range("patch_scale", patch_scale, 0.1, 10.0)
         if (
             len(colour_jitter) != 4
             or not all(0 <= s <= 1 for s in colour_jitter)
@@ -86,7 +105,12 @@ class AnomalyGenerator(nn.Module):
         self.scar_share = scar_share
         self.scar_width = scar_width
         self.scar_length = scar_length
+        self.blob_share = blob_share
         self.colour_share = colour_share
+        self.opacity = opacity
+        self.border_width = border_width
+        self.patch_scale = patch_scale
+        self.other_source_share = other_source_share
         self.colour_jitter = colour_jitter
         self.min_difference = min_difference
 
@@ -112,66 +136,81 @@ class AnomalyGenerator(nn.Module):
         """Draw what is random about one batch; only the shape and device of images are used."""
         batch, _, height, width = images.shape
         n, p = math.ceil(self.synthetic_share * batch), self.patches[1]
-        device = images.device
+        draw = _Draw(images.device, generator)
+        quarter_turns, shift, jitter = self._hard_augmentation(draw, n, height, width)
 
-        def uniform(low: float, high: float, *shape: int) -> Tensor:
-            return torch.empty(*shape, device=device).uniform_(low, high, generator=generator)
+        half_size, blob = self._half_size(draw, n, p, height, width)
+        scale = draw.uniform(*self.patch_scale, n, p)
+        sides = half_size.new_tensor([height, width])
+        reach = torch.minimum(half_size / scale[..., None], sides / 2)
+        # Centres and radii such that no ellipse leaves its rectangle.
+        centre = draw.uniform(-0.6, 0.6, n, p, BLOB_ELLIPSES, 2)
+        centre[:, :, 0] = 0  # one covers the middle, so that no blob is empty
+        radii = (1 - centre.abs()) * draw.uniform(0.5, 1.0, n, p, BLOB_ELLIPSES, 2)
 
-        def integers(low: int, high: int, *shape: int) -> Tensor:
-            return torch.randint(low, high, shape, device=device, generator=generator)
-
-        def happens(probability: float, *shape: int) -> Tensor:
-            return torch.rand(shape, device=device, generator=generator) < probability
-
-        quarter_turns = integers(1, 4, n) * happens(0.5, n)
-        # CSI swaps the halves along rows, along columns, or along both: 1, 2 or 3 as bits.
-        swap = integers(1, 4, n) * happens(0.5, n)
-        shift = torch.stack([(swap % 2) * (height // 2), (swap // 2) * (width // 2)], dim=-1)
-        strength = uniform(-1, 1, n, 4) * happens(0.5, n, 1)
-        b, c, s, h = self.colour_jitter
-        jitter = torch.stack(
-            [
-                1 + b * strength[:, 0],
-                1 + c * strength[:, 1],
-                1 + s * strength[:, 2],
-                h * strength[:, 3],
-            ],
-            dim=-1,
-        )
-
-        area = uniform(*self.patch_area, n, p) * (height * width)
-        aspect = uniform(math.log(self.patch_aspect[0]), math.log(self.patch_aspect[1]), n, p).exp()
-        size = torch.stack([(area / aspect).sqrt(), (area * aspect).sqrt()], dim=-1)
-        # Scars keep their proportion to the image at other sizes than CutPaste's 256.
-        scale = min(height, width) / 256
-        scar = torch.stack([uniform(*self.scar_length, n, p), uniform(*self.scar_width, n, p)], -1)
-        size = torch.where(happens(self.scar_share, n, p)[..., None], scar * scale, size)
-        # At least 1.5 pixels wide, so that a turned scar still covers the centre of a pixel; no
-        # larger than the image it is cut from.
-        half_height = size[..., 0].clamp(1.5, height) / 2
-        half_width = size[..., 1].clamp(1.5, width) / 2
-        target = torch.stack([uniform(0, height, n, p), uniform(0, width, n, p)], -1)
-        source = torch.stack(
-            [
-                half_height + uniform(0, 1, n, p) * (height - 2 * half_height),
-                half_width + uniform(0, 1, n, p) * (width - 2 * half_width),
-            ],
-            dim=-1,
-        )
-        count = integers(self.patches[0], self.patches[1] + 1, n, 1)
+        chosen = torch.rand(batch, device=images.device, generator=generator).argsort()[:n]
+        another = draw.happens(self.other_source_share, n)
         return AnomalyParameters(
-            chosen=torch.rand(batch, device=device, generator=generator).argsort()[:n],
+            chosen=chosen,
+            source_image=torch.where(another, draw.integers(0, batch, n), chosen),
             quarter_turns=quarter_turns,
             shift=shift,
             jitter=jitter,
-            present=torch.arange(p, device=device) < count,
-            source=source,
-            target=target,
-            half_size=torch.stack([half_height, half_width], -1),
-            angle=torch.deg2rad(uniform(*self.patch_rotation, n, p)),
-            painted=happens(self.colour_share, n, p),
-            colour=uniform(0, 1, n, p, 3),
+            present=torch.arange(p, device=images.device)
+            < draw.integers(self.patches[0], self.patches[1] + 1, n, 1),
+            source=reach + draw.uniform(0, 1, n, p, 2) * (sides - 2 * reach),
+            target=draw.uniform(0, 1, n, p, 2) * sides,
+            half_size=half_size,
+            angle=torch.deg2rad(draw.uniform(*self.patch_rotation, n, p)),
+            scale=scale,
+            blob=blob,
+            ellipses=torch.cat([centre, radii], -1) if self.blob_share else centre[:, :, :0],
+            opacity=draw.uniform(*self.opacity, n, p),
+            border=draw.uniform(*self.border_width, n, p) * (min(height, width) / 256),
+            painted=draw.happens(self.colour_share, n, p),
+            colour=draw.uniform(0, 1, n, p, 3),
         )
+
+    def _hard_augmentation(
+        self, draw: "_Draw", n: int, height: int, width: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        quarter_turns = draw.integers(1, 4, n) * draw.happens(0.5, n)
+        # CSI swaps the halves along rows, along columns, or along both: 1, 2 or 3 as bits.
+        swap = draw.integers(1, 4, n) * draw.happens(0.5, n)
+        shift = torch.stack([(swap % 2) * (height // 2), (swap // 2) * (width // 2)], dim=-1)
+        strength = draw.uniform(-1, 1, n, 4) * draw.happens(0.5, n, 1)
+        brightness, contrast, saturation, hue = self.colour_jitter
+        jitter = torch.stack(
+            [
+                1 + brightness * strength[:, 0],
+                1 + contrast * strength[:, 1],
+                1 + saturation * strength[:, 2],
+                hue * strength[:, 3],
+            ],
+            dim=-1,
+        )
+        return quarter_turns, shift, jitter
+
+    def _half_size(
+        self, draw: "_Draw", n: int, p: int, height: int, width: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return half the height and width of each patch, and which of them are blobs."""
+        area = draw.uniform(*self.patch_area, n, p) * (height * width)
+        low, high = (math.log(aspect) for aspect in self.patch_aspect)
+        aspect = draw.uniform(low, high, n, p).exp()
+        size = torch.stack([(area / aspect).sqrt(), (area * aspect).sqrt()], dim=-1)
+        # Scars keep their proportion to the image at other sizes than CutPaste's 256.
+        length, thickness = (draw.uniform(*r, n, p) for r in (self.scar_length, self.scar_width))
+        scar_size = torch.stack([length, thickness], -1) * (min(height, width) / 256)
+        scar = draw.happens(self.scar_share, n, p)
+        size = torch.where(scar[..., None], scar_size, size)
+        blob = draw.happens(self.blob_share, n, p) & ~scar
+        # So wide that each covers the centre of a pixel, however it is turned and wherever an
+        # ellipse is; no larger than the image it is cut from.
+        smallest = torch.where(blob, 3.0, 1.5)
+        half_height = size[..., 0].clamp(max=height).maximum(smallest) / 2
+        half_width = size[..., 1].clamp(max=width).maximum(smallest) / 2
+        return torch.stack([half_height, half_width], -1), blob
 
     def apply_parameters(
         self, images: Images, parameters: AnomalyParameters
@@ -183,12 +222,29 @@ class AnomalyGenerator(nn.Module):
         masks = torch.zeros_like(images[:, :1])
         if parameters.chosen.numel() == 0:
             return images, masks
-        normal = images[parameters.chosen]
-        synthetic, changed = cut_paste(normal, parameters, self.min_difference)
+        synthetic, changed = cut_paste(images, parameters, self.min_difference)
         return (
             images.index_copy(0, parameters.chosen, synthetic),
             masks.index_copy(0, parameters.chosen, changed),
         )
+
+
+class _Draw:
+    """Random tensors on one device, from one source."""
+
+    def __init__(self, device: torch.device, generator: torch.Generator | None) -> None:
+        self.device = device
+        self.generator = generator
+
+    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        empty = torch.empty(*shape, device=self.device)
+        return empty.uniform_(low, high, generator=self.generator)
+
+    def integers(self, low: int, high: int, *shape: int) -> Tensor:
+        return torch.randint(low, high, shape, device=self.device, generator=self.generator)
+
+    def happens(self, probability: float, *shape: int) -> Tensor:
+        return torch.rand(shape, device=self.device, generator=self.generator) < probability
 
 
 def _require_share(name: str, value: float) -> None:

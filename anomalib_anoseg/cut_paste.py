@@ -8,10 +8,10 @@ import math
 from typing import NamedTuple
 
 import torch
-from kornia.color import rgb_to_grayscale
 from kornia.filters import box_blur
 from torch import Tensor, nn
 
+from anomalib_anoseg.colours import jitter_colours, paint
 from anomalib_anoseg.shapes import Flags, Images, Indices, Masks, Points, Scalars
 
 
@@ -22,6 +22,7 @@ class AnomalyParameters(NamedTuple):
     """
 
     chosen: Indices
+    source_image: Indices  # which image of the batch each is pasted from
     quarter_turns: Tensor  # (n,) hard augmentation: 0..3 turns by 90 degrees
     shift: Tensor  # (n, 2) hard augmentation: roll by half the height, half the width, or 0
     jitter: Tensor  # (n, 4) factors of brightness, contrast, saturation; hue shift in turns
@@ -30,26 +31,41 @@ class AnomalyParameters(NamedTuple):
     target: Points
     half_size: Points
     angle: Scalars
+    scale: Scalars  # factor by which a patch is enlarged
+    blob: Flags
+    ellipses: Tensor  # (n, p, e, 4) of the blobs: centre and radii, as shares of half_size
+    opacity: Scalars
+    border: Scalars  # width over which a patch fades in
     painted: Flags
     colour: Tensor  # (n, p, 3) of the painted patches
 
 
 def cut_paste(
-    normal: Images, parameters: AnomalyParameters, min_difference: float
+    images: Images, parameters: AnomalyParameters, min_difference: float
 ) -> tuple[Images, Masks]:
-    """Paste patches of each hard-augmented image into the image; the mask is what changed."""
-    rows, columns, owner = patch_lookup(normal, parameters)
-    region = owner[:, None] >= 0
+    """Paste patches of hard-augmented images into those chosen; the mask is what changed.
+
+    Args:
+        images: The whole batch of normal images.
+        parameters: The draws.
+        min_difference: Smoothed change above which a pixel is pasted and marked.
+
+    Returns:
+        The n synthetic images and their masks.
+    """
+    normal = images[parameters.chosen]
+    source = images[parameters.source_image].float()
+    rows, columns, owner, opacity = patch_lookup(normal, parameters)
     rows, columns = hard_augmentation_lookup(rows, columns, normal, parameters)
     height, width = normal.shape[-2:]
     grid = torch.stack([2 * columns / width - 1, 2 * rows / height - 1], dim=-1)
     # grid_sample wants one dtype; positions need float32 also for bfloat16 images.
-    pixels = nn.functional.grid_sample(
-        normal.float(), grid, padding_mode="border", align_corners=False
-    )
-    pasted = jitter_colours(pixels, normal.float(), parameters.jitter)
-    pasted = paint(pasted, owner, parameters).to(normal.dtype)
+    pixels = nn.functional.grid_sample(source, grid, padding_mode="border", align_corners=False)
+    pasted = jitter_colours(pixels, source, parameters.jitter)
+    pasted = paint(pasted, normal, owner, parameters.painted, parameters.colour)
+    pasted = torch.lerp(normal.float(), pasted, opacity[:, None]).to(normal.dtype)
 
+    region = owner[:, None] >= 0
     difference = (pasted.float() - normal.float()).abs().amax(1, keepdim=True)
     changed = region & (difference > 0)
     if min_difference > 0:
@@ -62,29 +78,57 @@ def cut_paste(
     return torch.where(changed, pasted, normal), changed.to(normal.dtype)
 
 
-def patch_lookup(images: Images, parameters: AnomalyParameters) -> tuple[Tensor, Tensor, Tensor]:
-    """Return each pixel's origin as row and column, and which patch covers it (-1: none)."""
+def patch_lookup(
+    images: Images, parameters: AnomalyParameters
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return each pixel's origin as row and column, which patch covers it (-1: none), how much."""
     height, width = images.shape[-2:]
     rows = torch.arange(height, device=images.device)[:, None] + 0.5  # centres of the pixels
     columns = torch.arange(width, device=images.device)[None, :] + 0.5
     from_row, from_column = rows.expand(1, -1, width), columns.expand(1, height, -1)
     owner = torch.full_like(from_row, -1, dtype=torch.long)
+    opacity = torch.ones_like(from_row)
     for patch in range(parameters.present.shape[1]):
-        present, angle = (v[:, patch, None, None] for v in (parameters.present, parameters.angle))
-        target_row, target_column = parameters.target[:, patch, :, None, None].unbind(1)
-        source_row, source_column = parameters.source[:, patch, :, None, None].unbind(1)
-        half_height, half_width = parameters.half_size[:, patch, :, None, None].unbind(1)
+
+        def of(values: Tensor, patch: int = patch) -> Tensor:
+            return values[:, patch, ..., None, None]
+
+        target_row, target_column = of(parameters.target).unbind(1)
+        source_row, source_column = of(parameters.source).unbind(1)
+        half_height, half_width = of(parameters.half_size).unbind(1)
+        angle, scale, border = map(of, (parameters.angle, parameters.scale, parameters.border))
         row, column = rows - target_row, columns - target_column
         # The pasted patch is turned by angle, so its pixels are looked up turned back.
         row, column = (
             row * angle.cos() - column * angle.sin(),
             row * angle.sin() + column * angle.cos(),
         )
-        inside = present & (row.abs() <= half_height) & (column.abs() <= half_width)
-        from_row = torch.where(inside, source_row + row, from_row)
-        from_column = torch.where(inside, source_column + column, from_column)
+        # 0 in the middle of the patch, 1 on its outline.
+        radius = torch.maximum((row / half_height).abs(), (column / half_width).abs())
+        if parameters.ellipses.numel():
+            blob = blob_radius(row / half_height, column / half_width, of(parameters.ellipses))
+            radius = torch.where(of(parameters.blob), blob, radius)
+        inside = of(parameters.present) & (radius <= 1)
+        depth = (1 - radius) * torch.minimum(half_height, half_width)
+        fade = torch.where(depth < border, depth / border, 1.0)
+        from_row = torch.where(inside, source_row + row / scale, from_row)
+        from_column = torch.where(inside, source_column + column / scale, from_column)
         owner = torch.where(inside, patch, owner)
-    return from_row, from_column, owner
+        opacity = torch.where(inside, of(parameters.opacity) * fade, opacity)
+    return from_row, from_column, owner, opacity
+
+
+def blob_radius(vertical: Tensor, horizontal: Tensor, ellipses: Tensor) -> Tensor:
+    """Return the distance from a union of ellipses: 1 on its outline, less inside."""
+    centre_row, centre_column, height, width = ellipses.unbind(2)
+    radii = torch.stack(
+        [
+            ((vertical - centre_row[:, e]) / height[:, e]).square()
+            + ((horizontal - centre_column[:, e]) / width[:, e]).square()
+            for e in range(ellipses.shape[1])
+        ]
+    )
+    return radii.amin(0).sqrt()
 
 
 def hard_augmentation_lookup(
@@ -105,45 +149,3 @@ def hard_augmentation_lookup(
         horizontal * cos - vertical * sin,
     )
     return (vertical + 1) * (height / 2), (horizontal + 1) * (width / 2)
-
-
-def paint(pixels: Images, owner: Tensor, parameters: AnomalyParameters) -> Images:
-    """Give the painted patches their colour; owner is the patch of each pixel, (n, h, w)."""
-    batch = torch.arange(len(owner), device=owner.device)[:, None, None]
-    painted = parameters.painted[batch, owner] & (owner >= 0)
-    colour = parameters.colour[batch, owner].movedim(-1, 1)[:, : pixels.shape[1]]
-    return torch.where(painted[:, None], colour, pixels)
-
-
-_TO_YIQ = torch.tensor(
-    [[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]]
-)
-_FROM_YIQ = torch.linalg.inv(_TO_YIQ)
-# What a colour map keeps of the luma, of the chroma, and of the chroma turned by 90 degrees.
-_COLOUR_BASIS = torch.stack(
-    [
-        _FROM_YIQ[:, :1] @ _TO_YIQ[:1],
-        _FROM_YIQ[:, 1:] @ _TO_YIQ[1:],
-        _FROM_YIQ[:, 1:] @ torch.tensor([[0.0, -1.0], [1.0, 0.0]]) @ _TO_YIQ[1:],
-    ]
-)
-
-
-def jitter_colours(pixels: Images, images: Images, jitter: Tensor) -> Images:
-    """Apply brightness, contrast, saturation and hue, in this order, as one matrix per image.
-
-    Contrast is taken about the mean luma of the images, not of the pixels that were cut out.
-    Composed this way the four cost one multiplication by a 3 x 3 matrix; kornia's ColorJitter takes
-    30 to 110 ms per 256 x 256 image on a CPU, most of it for the hue's way through HSV.
-    """
-    brightness, contrast, saturation, hue = jitter[:, :, None, None].unbind(1)
-    channels = pixels.shape[1]
-    luma = images if channels == 1 else rgb_to_grayscale(images)
-    offset = (1 - contrast) * brightness * luma.mean((2, 3))[:, :, None]
-    matrix = brightness * contrast
-    if channels == 3:
-        keep, chroma, turned = _COLOUR_BASIS.to(pixels.device, non_blocking=True)
-        angle = 2 * math.pi * hue
-        matrix = matrix * (keep + saturation * (angle.cos() * chroma + angle.sin() * turned))
-    jittered = torch.baddbmm(offset.expand(-1, channels, 1), matrix, pixels.flatten(2))
-    return jittered.clamp(0, 1).view_as(pixels)

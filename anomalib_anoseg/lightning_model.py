@@ -55,7 +55,14 @@ class AnoSeg(AnomalibModule):
         scar_share: Share of the patches that are CutPaste's thin scars instead, [0, 1].
         scar_width: Smallest and largest width of a scar, in pixels of a 256 x 256 image (CutPaste).
         scar_length: Smallest and largest length of a scar, likewise (CutPaste).
+        blob_share: Share of the other patches that are unions of ellipses, [0, 1].
         colour_share: Share of the patches that are painted in one random colour, [0, 1].
+        opacity: Smallest and largest opacity of a patch, (0, 1].
+        border_width: Smallest and largest width over which a patch fades in, in pixels of a
+            256 x 256 image.
+        patch_scale: Smallest and largest factor by which a patch is enlarged (NSA).
+        other_source_share: Share of the synthetic images whose patches come from another image of
+            the batch, [0, 1].
         colour_jitter: Strengths of brightness, contrast, saturation, hue in the hard augmentation
             (CSI).
         min_difference: Smallest smoothed change of a pixel that counts as anomalous, [0, 1). At 0
@@ -98,7 +105,12 @@ class AnoSeg(AnomalibModule):
         scar_share: float = 0.0,
         scar_width: tuple[float, float] = (2.0, 16.0),
         scar_length: tuple[float, float] = (10.0, 25.0),
+        blob_share: float = 0.0,
         colour_share: float = 0.0,
+        opacity: tuple[float, float] = (1.0, 1.0),
+        border_width: tuple[float, float] = (0.0, 0.0),
+        patch_scale: tuple[float, float] = (1.0, 1.0),
+        other_source_share: float = 0.0,
         colour_jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1),
         min_difference: float = 0.0,
         segmentation_loss: Literal["l1", "l1_bce_dice"] = "l1_bce_dice",
@@ -119,7 +131,8 @@ class AnoSeg(AnomalibModule):
         patch_area, patch_aspect = _plain(patch_area), _plain(patch_aspect)
         patch_rotation, patches = _plain(patch_rotation), _plain(patches)
         scar_width, scar_length = _plain(scar_width), _plain(scar_length)
-        colour_jitter = _plain(colour_jitter)
+        opacity, border_width = _plain(opacity), _plain(border_width)
+        patch_scale, colour_jitter = _plain(patch_scale), _plain(colour_jitter)
         _require_positive("synthetic_share", synthetic_share)
         _require_positive("learning_rate", learning_rate)
         _require_not_negative("weight_decay", weight_decay)
@@ -160,7 +173,12 @@ class AnoSeg(AnomalibModule):
             scar_share=scar_share,
             scar_width=scar_width,
             scar_length=scar_length,
+            blob_share=blob_share,
             colour_share=colour_share,
+            opacity=opacity,
+            border_width=border_width,
+            patch_scale=patch_scale,
+            other_source_share=other_source_share,
             colour_jitter=colour_jitter,
             min_difference=min_difference,
         )

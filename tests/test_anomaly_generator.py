@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -7,18 +8,29 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from anomalib_anoseg import AnomalyGenerator
-from anomalib_anoseg.cut_paste import (
-    AnomalyParameters,
-    hard_augmentation_lookup,
-    jitter_colours,
-)
+from anomalib_anoseg.colours import jitter_colours
+from anomalib_anoseg.cut_paste import AnomalyParameters, hard_augmentation_lookup
 
-GENERATORS = {
+GENERATORS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "several": {"patches": (1, 4), "scar_share": 0.5},
     "coloured": {"patches": (1, 3), "colour_share": 0.5},
     "scars": {"scar_share": 1.0},
     "labelled by change": {"min_difference": 0.1},
+    "blobs": {"patches": (1, 3), "blob_share": 0.7, "scar_share": 0.3, "patch_area": (1e-4, 0.1)},
+    "soft": {"border_width": (0.0, 40.0), "opacity": (0.1, 1.0), "colour_share": 0.5},
+    "from others": {"other_source_share": 1.0, "patch_scale": (0.5, 2.0)},
+    "everything": {
+        "patches": (2, 3),
+        "blob_share": 0.5,
+        "scar_share": 0.3,
+        "colour_share": 0.3,
+        "border_width": (0.0, 20.0),
+        "opacity": (0.2, 1.0),
+        "other_source_share": 0.5,
+        "patch_scale": (0.7, 1.3),
+        "min_difference": 0.02,
+    },
 }
 
 
@@ -27,6 +39,7 @@ def neutral(n: int) -> AnomalyParameters:
     middle = torch.full((n, 1, 2), 32.0)
     return AnomalyParameters(
         chosen=torch.arange(n),
+        source_image=torch.arange(n),
         quarter_turns=torch.zeros(n, dtype=torch.long),
         shift=torch.zeros(n, 2),
         jitter=torch.tensor([[1.0, 1.0, 1.0, 0.0]]).repeat(n, 1),
@@ -35,6 +48,11 @@ def neutral(n: int) -> AnomalyParameters:
         target=middle,
         half_size=torch.full((n, 1, 2), 8.0),
         angle=torch.zeros(n, 1),
+        scale=torch.ones(n, 1),
+        blob=torch.zeros(n, 1, dtype=torch.bool),
+        ellipses=torch.empty(n, 1, 0, 4),
+        opacity=torch.ones(n, 1),
+        border=torch.zeros(n, 1),
         painted=torch.zeros(n, 1, dtype=torch.bool),
         colour=torch.zeros(n, 1, 3),
     )
@@ -45,7 +63,7 @@ def neutral(n: int) -> AnomalyParameters:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [(96, 96), (65, 131), (200, 64)], ids=str)
 def test_guarantees(
-    arguments: dict[str, object], dtype: torch.dtype, channels: int, size: tuple[int, int]
+    arguments: dict[str, Any], dtype: torch.dtype, channels: int, size: tuple[int, int]
 ) -> None:
     images = photographs(12, channels, *size).to(dtype)
     synthetic, masks = AnomalyGenerator(synthetic_share=0.75, **arguments)(images)
@@ -130,6 +148,62 @@ def test_painted_patch_has_one_colour() -> None:
     assert masks.sum() == 16 * 16
 
 
+def test_grey_images_are_painted_in_grey() -> None:
+    images = photographs(2, 1, 64, 64).repeat(1, 3, 1, 1)
+    images[1, 0, 5, 5] += 0.01  # a single coloured pixel: this one is a colour image
+    colour = torch.tensor([[[0.1, 0.2, 0.9]]]).repeat(2, 1, 1)
+    parameters = neutral(2)._replace(painted=torch.ones(2, 1, dtype=torch.bool), colour=colour)
+    grey, coloured = AnomalyGenerator().apply_parameters(images, parameters)[0][:, :, 32, 32]
+    luma = 0.299 * 0.1 + 0.587 * 0.2 + 0.114 * 0.9
+    torch.testing.assert_close(grey, torch.full((3,), luma))
+    assert torch.equal(coloured, colour[0, 0])
+
+
+def test_soft_patch_fades_in() -> None:
+    """Oracle: opacity times the distance to the nearest edge over the border's width."""
+    images = photographs(1, 3, 64, 64)
+    parameters = neutral(1)._replace(
+        painted=torch.ones(1, 1, dtype=torch.bool),
+        opacity=torch.full((1, 1), 0.8),
+        border=torch.full((1, 1), 4.0),
+    )  # painted black
+    synthetic, masks = AnomalyGenerator().apply_parameters(images, parameters)
+    depth = 8 - (torch.arange(64) + 0.5 - 32).abs()
+    alpha = 0.8 * (torch.minimum(depth[:, None], depth) / 4).clamp(0, 1)
+    torch.testing.assert_close(synthetic, images * (1 - alpha))
+    assert torch.equal(masks[0, 0] > 0, alpha > 0)
+
+
+def test_blob_is_a_union_of_ellipses() -> None:
+    ellipses = torch.tensor([[[[0.0, 0.0, 0.5, 0.5], [0.5, 0.0, 0.5, 0.25]]]])
+    parameters = neutral(1)._replace(
+        blob=torch.ones(1, 1, dtype=torch.bool), ellipses=ellipses, source=torch.full((1, 1, 2), 16)
+    )
+    _, masks = AnomalyGenerator().apply_parameters(photographs(1, 3, 64, 64), parameters)
+    rows, columns = torch.meshgrid(*2 * [(torch.arange(64) + 0.5 - 32) / 8], indexing="ij")
+    first = rows.square() + columns.square() <= 0.25
+    second = ((rows - 0.5) / 0.5).square() + (columns / 0.25).square() <= 1
+    assert torch.equal(masks[0, 0].bool(), first | second)
+
+
+def test_patch_comes_from_the_source_image_at_its_scale() -> None:
+    """Oracle: nearest-neighbour enlargement of the source by repeating each pixel."""
+    images = photographs(2, 3, 64, 64)
+    images[1] = images[1].unflatten(1, (16, 4)).unflatten(3, (16, 4))[:, :, :1, :, :1].expand(
+        3, 16, 4, 16, 4
+    ).reshape(3, 64, 64)  # blocks of 4 x 4: their inner pixels do not mix with others  # fmt: skip
+    parameters = neutral(1)._replace(
+        chosen=torch.tensor([0]), source_image=torch.tensor([1]), scale=torch.full((1, 1), 2.0)
+    )
+    synthetic, masks = AnomalyGenerator().apply_parameters(images, parameters)
+    assert torch.equal(masks[0, 0, 24:40, 24:40], torch.ones(16, 16))
+    enlarged = images[1, :, 28:36, 28:36].repeat_interleave(2, 1).repeat_interleave(2, 2)
+    inner = torch.tensor([i for i in range(16) if i % 8 not in (0, 7)])
+    torch.testing.assert_close(
+        synthetic[0, :, 24:40, 24:40][:, inner][:, :, inner], enlarged[:, inner][:, :, inner]
+    )
+
+
 def test_patch_is_clipped_by_the_border() -> None:
     images = photographs(1, 3, 64, 64)
     parameters = neutral(1)._replace(target=torch.zeros(1, 1, 2))
@@ -210,6 +284,11 @@ def test_laws_of_the_patches() -> None:
     for coordinate in draws.target.unbind(-1):
         assert coordinate.min() >= 0
         assert coordinate.max() <= 256
+    scaled = AnomalyGenerator(synthetic_share=1.0, patch_scale=(0.2, 0.5), patches=(2, 2))
+    enlarged = scaled.sample(torch.empty(1).expand(500, 3, 256, 256))
+    reach = (enlarged.half_size / enlarged.scale[..., None]).clamp(max=128)
+    assert (enlarged.source - reach).min() >= -1e-3
+    assert (enlarged.source + reach).max() <= 256 + 1e-3
     edge = torch.cat([draws.source - draws.half_size, 256 - draws.source - draws.half_size])
     assert edge.min() >= -1e-3  # what is cut out lies inside the image
 
@@ -240,6 +319,11 @@ def test_hard_augmentation_happens_half_of_the_time() -> None:
         ("patches", (3, 2)),
         ("scar_share", 2.0),
         ("colour_share", -1.0),
+        ("blob_share", 1.1),
+        ("other_source_share", -0.5),
+        ("opacity", (0.0, 1.0)),
+        ("border_width", (-1.0, 1.0)),
+        ("patch_scale", (0.0, 1.0)),
         ("scar_width", (0.0, 1.0)),
         ("scar_length", (10.0, 300.0)),
         ("colour_jitter", (0.4, 0.4, 0.4, 0.6)),
