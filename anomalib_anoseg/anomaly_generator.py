@@ -9,13 +9,16 @@ work on the device of the images, without a loop over images and without waiting
 import math
 
 import torch
+from kornia.filters import sobel
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
 
 from anomalib_anoseg.cut_paste import AnomalyParameters, cut_paste
 from anomalib_anoseg.shapes import Images, Masks
 
 Range = tuple[float, float]
 BLOB_ELLIPSES = 3
+STRUCTURE_CELLS = 32  # along each side
 
 
 class AnomalyGenerator(nn.Module):
@@ -43,6 +46,9 @@ class AnomalyGenerator(nn.Module):
         patch_scale: Factor by which a patch is enlarged before it is pasted, as in NSA.
         other_source_share: Share of synthetic images whose patches come from another image of the
             batch, [0, 1]. None in AnoSeg, all in NSA (Schlueter et al. 2022).
+        structure_share: Share of patches that are pasted where the image has structure, [0, 1]:
+            with a density that follows its contrast instead of anywhere. Ours; NSA looks for the
+            object by a brightness that has to be given for each product.
         colour_jitter: Strengths of brightness, contrast, saturation and hue, CSI's values.
         min_difference: A pasted pixel counts as anomalous, and is pasted at all, if the 5 x 5 mean
             of its change exceeds this value, [0, 1). At 0 every pixel that changes counts, as in
@@ -68,6 +74,7 @@ class AnomalyGenerator(nn.Module):
         border_width: Range = (0.0, 0.0),
         patch_scale: Range = (1.0, 1.0),
         other_source_share: float = 0.0,
+        structure_share: float = 0.0,
         colour_jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1),
         min_difference: float = 0.0,
     ) -> None:
@@ -77,6 +84,7 @@ class AnomalyGenerator(nn.Module):
         _require_share("blob_share", blob_share)
         _require_share("colour_share", colour_share)
         _require_share("other_source_share", other_source_share)
+        _require_share("structure_share", structure_share)
         _require_range("patch_area", patch_area, 1e-4, 1.0)
         _require_range("patch_aspect", patch_aspect, 0.01, 100.0)
         _require_range("patch_rotation", patch_rotation, -180.0, 180.0)
@@ -111,6 +119,7 @@ class AnomalyGenerator(nn.Module):
         self.border_width = border_width
         self.patch_scale = patch_scale
         self.other_source_share = other_source_share
+        self.structure_share = structure_share
         self.colour_jitter = colour_jitter
         self.min_difference = min_difference
 
@@ -133,7 +142,10 @@ class AnomalyGenerator(nn.Module):
         return self.apply_parameters(images, parameters)
 
     def sample(self, images: Images, generator: torch.Generator | None = None) -> AnomalyParameters:
-        """Draw what is random about one batch; only the shape and device of images are used."""
+        """Draw what is random about one batch.
+
+        Of the images only shape and device are used, and with a structure_share their contrast.
+        """
         batch, _, height, width = images.shape
         n, p = math.ceil(self.synthetic_share * batch), self.patches[1]
         draw = _Draw(images.device, generator)
@@ -149,6 +161,10 @@ class AnomalyGenerator(nn.Module):
         radii = (1 - centre.abs()) * draw.uniform(0.5, 1.0, n, p, BLOB_ELLIPSES, 2)
 
         chosen = torch.rand(batch, device=images.device, generator=generator).argsort()[:n]
+        target = draw.uniform(0, 1, n, p, 2) * sides
+        if self.structure_share > 0:
+            structured = draw.happens(self.structure_share, n, p)[..., None]
+            target = torch.where(structured, _on_structure(draw, images[chosen], p), target)
         another = draw.happens(self.other_source_share, n)
         return AnomalyParameters(
             chosen=chosen,
@@ -159,7 +175,7 @@ class AnomalyGenerator(nn.Module):
             present=torch.arange(p, device=images.device)
             < draw.integers(self.patches[0], self.patches[1] + 1, n, 1),
             source=reach + draw.uniform(0, 1, n, p, 2) * (sides - 2 * reach),
-            target=draw.uniform(0, 1, n, p, 2) * sides,
+            target=target,
             half_size=half_size,
             angle=torch.deg2rad(draw.uniform(*self.patch_rotation, n, p)),
             scale=scale,
@@ -227,6 +243,21 @@ class AnomalyGenerator(nn.Module):
             images.index_copy(0, parameters.chosen, synthetic),
             masks.index_copy(0, parameters.chosen, changed),
         )
+
+
+def _on_structure(draw: "_Draw", images: Images, p: int) -> Tensor:
+    """Draw p positions per image, (n, p, 2) in pixels, with its local contrast as the density."""
+    n, _, height, width = images.shape
+    contrast = sobel(images.float()).amax(1, keepdim=True)
+    cells = adaptive_avg_pool2d(contrast, (STRUCTURE_CELLS, STRUCTURE_CELLS))
+    # A flat image has no structure: everywhere is as good.
+    density = cells.flatten(1).double() + 1e-6
+    upto = density.cumsum(1)
+    cell = torch.searchsorted(upto, draw.uniform(0, 1, n, p).double() * upto[:, -1:])
+    cell = cell.clamp(max=STRUCTURE_CELLS**2 - 1)
+    corner = torch.stack([cell // STRUCTURE_CELLS, cell % STRUCTURE_CELLS], -1)
+    sides = corner.new_tensor([height, width])
+    return (corner + draw.uniform(0, 1, n, p, 2)) / STRUCTURE_CELLS * sides
 
 
 class _Draw:

@@ -32,14 +32,15 @@ class Evaluator(AnomalibEvaluator):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the metrics, and warn about those that this test set does not define."""
         metrics: Any = self.test_metrics
-        defined = [m for m in metrics if m.update_called and m.compute() is not None]
-        # Logging one without a value would make torchmetrics and Lightning warn about each.
-        self.test_metrics = ModuleList(defined)
+        left_out = [m for m in metrics if not m.update_called or m.compute() is None]
+        # Logging one without a value would make torchmetrics and Lightning warn about each. By
+        # identity: == of two metrics is a third one.
+        others = {id(metric) for metric in left_out}
+        self.test_metrics = ModuleList(metric for metric in metrics if id(metric) not in others)
         super().on_test_epoch_end(trainer, pl_module)
         self.test_metrics = metrics
-        left_out = [metric.name for metric in metrics if metric not in defined]
         if left_out:
-            names = ", ".join(left_out)
+            names = ", ".join(metric.name for metric in left_out)
             msg = f"the test set lacks masks, or good or defective images: left out {names}"
             warnings.warn(msg, stacklevel=1)
 

@@ -25,7 +25,7 @@ class HeldOut:
 
     def __init__(self, datamodule: AnomalibDataModule) -> None:
         self._datamodule = datamodule
-        self._training = datamodule.train_data
+        self._training = remaining = datamodule.train_data
         if datamodule.val_split_mode in (ValSplitMode.FROM_TRAIN, ValSplitMode.SYNTHETIC):
             source = datamodule.val_data
             good = (source.samples.label_index == LabelName.NORMAL).to_numpy().nonzero()[0].tolist()
@@ -34,15 +34,15 @@ class HeldOut:
             source = self._training
             everything = range(len(source))
             chosen = _spread(everything)
-            remaining = sorted(set(everything) - set(chosen))
-            if remaining:
-                datamodule.train_data = source.subsample(remaining)
+            others = sorted(set(everything) - set(chosen))
+            remaining = source.subsample(others) if others else source
         held_out = source.subsample(chosen)
         held_out.augmentations = None  # a user's may be random; the pre-processor resizes
         collate = datamodule.external_collate_fn or held_out.collate_fn
         self.images: list[Tensor] = [
             collate([held_out[index]]).image for index in range(len(held_out))
         ]
+        datamodule.train_data = remaining
 
     def release(self) -> None:
         """Give the data module its training images back."""

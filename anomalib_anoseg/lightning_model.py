@@ -18,6 +18,7 @@ from anomalib.post_processing import PostProcessor as AnomalibPostProcessor
 from anomalib.pre_processing import PreProcessor as AnomalibPreProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch import seed_everything
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import AdamW
@@ -25,6 +26,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from anomalib_anoseg import loss
 from anomalib_anoseg.anomaly_generator import AnomalyGenerator
+from anomalib_anoseg.data_check import DataCheck
 from anomalib_anoseg.detector import Detector
 from anomalib_anoseg.evaluator import Evaluator
 from anomalib_anoseg.finite import FiniteGuard
@@ -63,6 +65,7 @@ class AnoSeg(AnomalibModule):
         patch_scale: Smallest and largest factor by which a patch is enlarged (NSA).
         other_source_share: Share of the synthetic images whose patches come from another image of
             the batch, [0, 1].
+        structure_share: Share of the patches that are pasted where the image has structure, [0, 1].
         colour_jitter: Strengths of brightness, contrast, saturation, hue in the hard augmentation
             (CSI).
         min_difference: Smallest smoothed change of a pixel that counts as anomalous, [0, 1). At 0
@@ -111,6 +114,7 @@ class AnoSeg(AnomalibModule):
         border_width: tuple[float, float] = (0.0, 0.0),
         patch_scale: tuple[float, float] = (1.0, 1.0),
         other_source_share: float = 0.0,
+        structure_share: float = 0.0,
         colour_jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1),
         min_difference: float = 0.0,
         segmentation_loss: Literal["l1", "l1_bce_dice"] = "l1_bce_dice",
@@ -179,6 +183,7 @@ class AnoSeg(AnomalibModule):
             border_width=border_width,
             patch_scale=patch_scale,
             other_source_share=other_source_share,
+            structure_share=structure_share,
             colour_jitter=colour_jitter,
             min_difference=min_difference,
         )
@@ -319,6 +324,11 @@ class AnoSeg(AnomalibModule):
         ]
         schedule = warmup_cosine(self.trainer.estimated_stepping_batches)
         return optimizers, [LambdaLR(optimizer, schedule) for optimizer in optimizers]
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Return anomalib's own, and what names a file that is at fault."""
+        callbacks: Any = super().configure_callbacks()
+        return [*callbacks, DataCheck()]
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:

@@ -105,7 +105,8 @@ def test_metrics_of_a_test_run(tmp_path: Path, part: SurfaceDemo) -> None:
     run.fit(model, datamodule=part)
     (results,) = run.test(model, datamodule=part)
     assert set(results) == {
-        "image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score", "pixel_IoU",
+        "image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_AUPR", "pixel_AUPRO",
+        "pixel_F1Score", "pixel_IoU", "pixel_IoUMax",
     }  # fmt: skip
     assert all(0 <= value <= 1 for value in results.values())
 
@@ -241,6 +242,7 @@ def test_a_normalize_left_in_the_transform_is_named(
         ("adversarial_weight", float("nan")),
         ("segmentation_loss", "l2"),
         ("decoder", "unet"),
+        ("image_score", "maximum"),
     ],
 )
 def test_wrong_argument_is_named_with_its_range(argument: str, value: Any) -> None:
@@ -248,6 +250,11 @@ def test_wrong_argument_is_named_with_its_range(argument: str, value: Any) -> No
         AnoSeg(**{argument: value})
     assert str(value) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_detector_needs_good_images() -> None:
+    with pytest.raises(ValueError, match="synthetic_share must be below 1, got 1"):
+        AnoSeg(image_score="detector", synthetic_share=1)
 
 
 def test_schedule_warms_up_and_ends_at_one_percent() -> None:
