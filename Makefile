@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check accuracy bench clean
 .DEFAULT_GOAL := test
 
 $(INSTALLED): pyproject.toml constraints.txt anomalib_anoseg.pth anomalib_anoseg.start
@@ -29,6 +29,14 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not slow"
+
+# Train and test on MVTec AD: ROOT is the folder of its categories. Hours on a CPU.
+CONFIG ?= configs/cpu.yaml
+SEEDS ?= 0 1 2
+BATCH ?= 8
+accuracy: $(INSTALLED)
+	$(BIN)/python benchmarks/accuracy.py --root "$(ROOT)" --config $(CONFIG) --batch $(BATCH) \
+		--seeds $(SEEDS) $(if $(CATEGORIES),--categories $(CATEGORIES))
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/startup.py

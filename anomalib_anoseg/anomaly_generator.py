@@ -27,7 +27,8 @@ class AnomalyGenerator(nn.Module):
     Args:
         synthetic_share: Share of a batch that becomes synthetic, [0, 1]. One half is one synthetic
             image per normal one, as in figure 2 of AnoSeg.
-        patch_area: Patch area as a share of the image, uniform. (0.02, 0.15) is CutPaste's law.
+        patch_area: Patch area as a share of the image. (0.02, 0.15) is CutPaste's range; that it is
+            log-uniform is ours, so that a wide range is not mostly large patches.
         patch_aspect: Patch width over height, log-uniform. (0.3, 3.3) is CutPaste's law.
         patch_rotation: Angle in degrees by which a patch is turned. Figure 3 of AnoSeg shows about
             18; the range is ours and equals CutPaste's for scars.
@@ -211,9 +212,8 @@ class AnomalyGenerator(nn.Module):
         self, draw: "_Draw", n: int, p: int, height: int, width: int
     ) -> tuple[Tensor, Tensor]:
         """Return half the height and width of each patch, and which of them are blobs."""
-        area = draw.uniform(*self.patch_area, n, p) * (height * width)
-        low, high = (math.log(aspect) for aspect in self.patch_aspect)
-        aspect = draw.uniform(low, high, n, p).exp()
+        area = draw.log_uniform(*self.patch_area, n, p) * (height * width)
+        aspect = draw.log_uniform(*self.patch_aspect, n, p)
         size = torch.stack([(area / aspect).sqrt(), (area * aspect).sqrt()], dim=-1)
         # Scars keep their proportion to the image at other sizes than CutPaste's 256.
         length, thickness = (draw.uniform(*r, n, p) for r in (self.scar_length, self.scar_width))
@@ -270,6 +270,9 @@ class _Draw:
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
         empty = torch.empty(*shape, device=self.device)
         return empty.uniform_(low, high, generator=self.generator)
+
+    def log_uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        return self.uniform(math.log(low), math.log(high), *shape).exp()
 
     def integers(self, low: int, high: int, *shape: int) -> Tensor:
         return torch.randint(low, high, shape, device=self.device, generator=self.generator)

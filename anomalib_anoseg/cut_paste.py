@@ -69,7 +69,9 @@ def cut_paste(
     difference = (pasted.float() - normal.float()).abs().amax(1, keepdim=True)
     changed = region & (difference > 0)
     if min_difference > 0:
-        changed &= box_blur(difference, 5) > min_difference
+        # The mean over the patch's own pixels only: its neighbours are not pasted.
+        inside = region.float()
+        changed &= box_blur(difference * inside, 5) > min_difference * box_blur(inside, 5)
     # White on white changes nothing. Such an image gets its region in another brightness, so that
     # no image is called synthetic with an empty mask. Adding a half modulo 1 always changes it.
     nothing = ~changed.flatten(1).any(1)[:, None, None, None]

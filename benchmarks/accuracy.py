@@ -2,7 +2,7 @@
 
 One JSON file per run, and a Markdown table of all runs in the folder:
 
-    python benchmarks/accuracy.py --root DATASETS --config configs/mvtec.yaml --seeds 0 1 2
+    python benchmarks/accuracy.py --root DATASETS --config configs/cpu.yaml --seeds 0 1 2
 
 Categories that are not under the root are listed as not run. Nothing is chosen by the test images:
 every run is tested once, with the weights of its last epoch and the thresholds of its held-out
@@ -73,6 +73,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--config", type=Path, default=Path("configs/cpu.yaml"))
     parser.add_argument("--categories", nargs="+", default=[*CATEGORIES])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--batch", type=int, default=8, help="training images in a batch")
     parser.add_argument("--name", default="default", help="what to call these settings")
     parser.add_argument("--set", nargs="*", default=[], metavar="model.init_args.X=Y")
     parser.add_argument("--out", type=Path, default=Path("results/accuracy"))
@@ -93,7 +94,13 @@ def run(arguments: argparse.Namespace, category: str, seed: int) -> dict[str, An
     ]
     model = AnoSeg.from_config(arguments.config, **overrides)
     model.evaluator = Evaluator(test_metrics=metrics)
-    data = MVTecAD(arguments.root, category, train_batch_size=16, eval_batch_size=16, num_workers=0)
+    data = MVTecAD(
+        arguments.root,
+        category,
+        train_batch_size=arguments.batch,
+        eval_batch_size=16,
+        num_workers=0,
+    )
     engine = Engine(default_root_dir=arguments.out / "runs", logger=False, **trainer)
     start = time.perf_counter()
     engine.fit(model, datamodule=data)
@@ -110,6 +117,7 @@ def run(arguments: argparse.Namespace, category: str, seed: int) -> dict[str, An
         "versions": {name: version(name) for name in ("anomalib", "anomalib-anoseg", "torch")},
         "config": str(arguments.config),
         "set": arguments.set,
+        "batch": arguments.batch,
         "training_images": len(data.train_data),
         "steps": engine.trainer.global_step,
         "metrics": measured | {"minutes": minutes},

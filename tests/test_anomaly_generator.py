@@ -20,6 +20,7 @@ GENERATORS: dict[str, dict[str, Any]] = {
     "blobs": {"patches": (1, 3), "blob_share": 0.7, "scar_share": 0.3, "patch_area": (1e-4, 0.1)},
     "soft": {"border_width": (0.0, 40.0), "opacity": (0.1, 1.0), "colour_share": 0.5},
     "from others": {"other_source_share": 1.0, "patch_scale": (0.5, 2.0)},
+    "on structure": {"structure_share": 1.0, "patches": (2, 2)},
     "everything": {
         "patches": (2, 3),
         "blob_share": 0.5,
@@ -174,6 +175,19 @@ def test_soft_patch_fades_in() -> None:
     assert torch.equal(masks[0, 0] > 0, alpha > 0)
 
 
+def test_change_is_measured_inside_the_patch_alone() -> None:
+    """A patch in its own place changes nothing but one pixel, whatever lies around it."""
+    images = photographs(2, 3, 64, 64)
+    images[1, :, 24:40, 24:40] = images[0, :, 24:40, 24:40]  # around it the source is another image
+    images[1, :, 32, 32] = (images[0, :, 32, 32] + 0.5) % 1
+    parameters = neutral(1)._replace(source_image=torch.tensor([1]))
+    _, masks = AnomalyGenerator(min_difference=0.01).apply_parameters(images, parameters)
+    rows, columns = masks[0, 0].nonzero().unbind(1)
+    assert masks[0, 0, 32, 32] == 1
+    assert (rows - 32).abs().max() <= 2  # half a window around the pixel
+    assert (columns - 32).abs().max() <= 2
+
+
 def test_blob_is_a_union_of_ellipses() -> None:
     ellipses = torch.tensor([[[[0.0, 0.0, 0.5, 0.5], [0.5, 0.0, 0.5, 0.25]]]])
     parameters = neutral(1)._replace(
@@ -275,6 +289,7 @@ def test_laws_of_the_patches() -> None:
     area, aspect = (height * width / 256**2)[inside], (width / height)[inside]
     assert 0.0199 < area.min() < 0.021
     assert 0.148 < area.max() < 0.1501
+    assert abs(area.log().mean() - math.log(0.02 * 0.15) / 2) < 0.02  # log-uniform
     assert 0.299 < aspect.min() < 0.31
     assert 3.2 < aspect.max() < 3.301
     assert abs(aspect.log().mean()) < 0.05  # log-uniform about 1
@@ -291,6 +306,29 @@ def test_laws_of_the_patches() -> None:
     assert (enlarged.source + reach).max() <= 256 + 1e-3
     edge = torch.cat([draws.source - draws.half_size, 256 - draws.source - draws.half_size])
     assert edge.min() >= -1e-3  # what is cut out lies inside the image
+
+
+def test_patches_are_pasted_where_the_structure_is() -> None:
+    """Oracle: stripes in one quarter of a flat image; a share of the patches must land there."""
+    images = torch.full((500, 3, 64, 96), 0.5)
+    images[:, :, 32:, 48:] += 0.4 * (torch.arange(48) // 4 % 2)
+    generator = AnomalyGenerator(synthetic_share=1.0, structure_share=0.6, patches=(2, 2))
+    row, column = generator.sample(images).target.unbind(-1)
+    hit = ((row > 30) & (column > 46)).float().mean()
+    assert abs(hit - (0.6 + 0.4 * 34 / 64 * 50 / 96)) < 0.04
+    rows, columns = row[row > 32].mean(), column[column > 48].mean()
+    assert abs(rows - 48) < 2  # evenly within the stripes
+    assert abs(columns - 72) < 2
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_flat_images_have_structure_nowhere(value: float) -> None:
+    images = torch.full((500, 3, 64, 64), value)
+    generator = AnomalyGenerator(synthetic_share=1.0, structure_share=1.0)
+    target = generator.sample(images).target
+    assert target.amin() >= 0
+    assert target.amax() <= 64
+    assert (target.mean((0, 1)) - 32).abs().max() < 3
 
 
 def test_hard_augmentation_happens_half_of_the_time() -> None:
@@ -321,6 +359,7 @@ def test_hard_augmentation_happens_half_of_the_time() -> None:
         ("colour_share", -1.0),
         ("blob_share", 1.1),
         ("other_source_share", -0.5),
+        ("structure_share", 1.5),
         ("opacity", (0.0, 1.0)),
         ("border_width", (-1.0, 1.0)),
         ("patch_scale", (0.0, 1.0)),

@@ -168,6 +168,38 @@ def test_export(installed: Environment, trained: list[str], kind: str, file: str
     assert list(folder.rglob(file))
 
 
+def test_a_folder_of_good_images_is_enough(installed: Environment, demo_root: Path) -> None:
+    """The second example of the README: nothing but good images, from training to OpenVINO."""
+    good = demo_root / "part/train/good"
+    data = ["--data=Folder", "--data.name=mine", f"--data.root={good.parent}"]
+    data += ["--data.normal_dir=good", "--data.train_batch_size=4", "--data.num_workers=0"]
+    model = ["--model=AnoSeg", *SMALL, "--model.seed=7", "--trainer.accelerator=cpu"]
+    root = "--default_root_dir=only_good"
+    output = installed.anomalib("train", *model, *data, "--trainer.max_epochs=2", root)
+    assert output.count("left out") == 1
+    run = installed.folder / "only_good/AnoSeg/mine/latest"
+    trained = f"--ckpt_path={run / 'weights/lightning/model.ckpt'}"
+    installed.anomalib("export", *model, trained, "--export_type=openvino", root)
+    (exported,) = (installed.folder / "only_good").rglob("model.xml")
+    installed.script(f"""
+import numpy as np, torch
+from anomalib.deploy import OpenVINOInferencer
+from PIL import Image
+from anomalib_anoseg import AnoSeg
+path = {str(next((demo_root / "part/test/hole").glob("*.png")))!r}
+image = np.asarray(Image.open(path).convert("RGB")).astype(np.float32) / 255
+f32 = {{"INFERENCE_PRECISION_HINT": "f32"}}
+seen = OpenVINOInferencer({str(exported)!r}, config=f32).predict(image)
+model = AnoSeg.load_from_checkpoint({trained.partition("=")[2]!r}).eval()
+assert 0 < model.post_processor._pixel_threshold < 1
+assert model.post_processor._pixel_threshold != 0.5
+expected = model(torch.from_numpy(image).movedim(-1, 0)[None])
+np.testing.assert_allclose(np.squeeze(seen.anomaly_map), expected.anomaly_map.squeeze(), atol=1e-4)
+assert (np.squeeze(seen.pred_mask) == (np.squeeze(seen.anomaly_map) > 0.5)).all()
+assert bool(np.squeeze(seen.pred_label)) == bool(expected.pred_label)
+""")
+
+
 def test_benchmark_takes_both_names(installed: Environment, demo_root: Path) -> None:
     config = installed.folder / "benchmark.yaml"
     config.write_text(f"""
