@@ -8,8 +8,9 @@ TYPE_CHECKING = False  # typing's own costs every Python process of the environm
 if TYPE_CHECKING:
     from anomalib_anoseg.anomaly_generator import AnomalyGenerator
     from anomalib_anoseg.data import SurfaceDemo
+    from anomalib_anoseg.evaluator import Evaluator
     from anomalib_anoseg.lightning_model import AnoSeg
-    from anomalib_anoseg.metrics import IoU
+    from anomalib_anoseg.metrics import IoU, IoUMax, IoUPerImage
     from anomalib_anoseg.networks import Discriminator
     from anomalib_anoseg.post_processor import PostProcessor
     from anomalib_anoseg.pre_processor import PreProcessor
@@ -22,7 +23,10 @@ _HOME = {
     "AnoSegModel": "torch_model",
     "AnomalyGenerator": "anomaly_generator",
     "Discriminator": "networks",
+    "Evaluator": "evaluator",
     "IoU": "metrics",
+    "IoUMax": "metrics",
+    "IoUPerImage": "metrics",
     "PostProcessor": "post_processor",
     "PreProcessor": "pre_processor",
     "SurfaceDemo": "data",
@@ -33,7 +37,10 @@ __all__ = [
     "AnoSegModel",
     "AnomalyGenerator",
     "Discriminator",
+    "Evaluator",
     "IoU",
+    "IoUMax",
+    "IoUPerImage",
     "PostProcessor",
     "PreProcessor",
     "SurfaceDemo",

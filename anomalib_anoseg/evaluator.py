@@ -53,7 +53,7 @@ def default_metrics() -> list[AnomalibMetric]:
     scores, labels = ["pred_score", "gt_label"], ["pred_label", "gt_label"]
     maps, masks = ["anomaly_map", "gt_mask"], ["pred_mask", "gt_mask"]
     return [
-        AUROC(fields=scores, prefix="image_", strict=False, binned=False),
+        AUROC(fields=scores, prefix="image_", strict=False),
         F1Score(fields=labels, prefix="image_", strict=False),
         AUROC(fields=maps, prefix="pixel_", strict=False),
         AUPR(fields=maps, prefix="pixel_", strict=False),

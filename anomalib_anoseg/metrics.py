@@ -55,13 +55,10 @@ class _Binned(_BothClasses):
     confmat: Tensor
     thresholds: Any
 
-    def __init__(self, binned: bool = True, **arguments: Any) -> None:
-        super().__init__(thresholds=THRESHOLDS if binned else None, **arguments)
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(thresholds=THRESHOLDS, **arguments)
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        if self.thresholds is None:
-            super().update(preds, target)
-            return
         target = target.flatten().long()
         self.seen += torch.bincount(target, minlength=2)
         passed = self._passed(preds).flatten()
@@ -174,20 +171,11 @@ class _IoUPerImage(Metric):
 
 
 class AUROC(AnomalibMetric, _AUROC):  # type: ignore[misc]
-    """Area under the ROC curve, of image scores or over all pixels of a test set.
-
-    Args:
-        binned: Count per threshold, for anomaly maps in [0, 1]. False keeps every value: exact, and
-            right for the scores of images, which are few and may be any number.
-    """
+    """Area under the ROC curve, of image scores or over all pixels, both in [0, 1]."""
 
 
 class AUPR(AnomalibMetric, _AUPR):  # type: ignore[misc]
-    """Average precision, the AP of the literature; anomalib calls the same figure AUPR.
-
-    Args:
-        binned: As for :class:`AUROC`.
-    """
+    """Average precision, the AP of the literature; anomalib calls the same figure AUPR."""
 
 
 class AUPRO(AnomalibMetric, _AUPRO):  # type: ignore[misc]
