@@ -16,7 +16,7 @@ from anomalib_anoseg.networks import Encoder, PaperDecoder, SkipDecoder
 from anomalib_anoseg.shapes import Images, Logits, Masks, Verdicts
 
 SMALLEST_SIDE = 64
-SCORE_WINDOW = 11
+SCORE_WINDOW = 5
 
 
 class Segmentation(NamedTuple):
