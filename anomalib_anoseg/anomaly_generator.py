@@ -27,6 +27,8 @@ class AnomalyGenerator(nn.Module):
     Args:
         synthetic_share: Share of a batch that becomes synthetic, [0, 1]. One half is one synthetic
             image per normal one, as in figure 2 of AnoSeg.
+        hard_augmentation: Probability of each of rotation, permutation and colour jitter, [0, 1].
+            0.5 in figure 3 of AnoSeg.
         patch_area: Patch area as a share of the image. (0.02, 0.15) is CutPaste's range; that it is
             log-uniform is ours, so that a wide range is not mostly large patches.
         patch_aspect: Patch width over height, log-uniform. (0.3, 3.3) is CutPaste's law.
@@ -62,6 +64,7 @@ class AnomalyGenerator(nn.Module):
     def __init__(
         self,
         synthetic_share: float = 0.5,
+        hard_augmentation: float = 0.5,
         patch_area: Range = (0.02, 0.15),
         patch_aspect: Range = (0.3, 3.3),
         patch_rotation: Range = (-45.0, 45.0),
@@ -80,12 +83,16 @@ class AnomalyGenerator(nn.Module):
         min_difference: float = 0.0,
     ) -> None:
         super().__init__()
-        _require_share("synthetic_share", synthetic_share)
-        _require_share("scar_share", scar_share)
-        _require_share("blob_share", blob_share)
-        _require_share("colour_share", colour_share)
-        _require_share("other_source_share", other_source_share)
-        _require_share("structure_share", structure_share)
+        for name, share in {
+            "synthetic_share": synthetic_share,
+            "hard_augmentation": hard_augmentation,
+            "scar_share": scar_share,
+            "blob_share": blob_share,
+            "colour_share": colour_share,
+            "other_source_share": other_source_share,
+            "structure_share": structure_share,
+        }.items():
+            _require_share(name, share)
         _require_range("patch_area", patch_area, 1e-4, 1.0)
         _require_range("patch_aspect", patch_aspect, 0.01, 100.0)
         _require_range("patch_rotation", patch_rotation, -180.0, 180.0)
@@ -107,6 +114,7 @@ class AnomalyGenerator(nn.Module):
             msg = f"min_difference must satisfy 0 <= min_difference < 1, got {min_difference}"
             raise ValueError(msg)
         self.synthetic_share = synthetic_share
+        self.hard_augmentation = hard_augmentation
         self.patch_area = patch_area
         self.patch_aspect = patch_aspect
         self.patch_rotation = patch_rotation
@@ -191,11 +199,12 @@ class AnomalyGenerator(nn.Module):
     def _hard_augmentation(
         self, draw: "_Draw", n: int, height: int, width: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        quarter_turns = draw.integers(1, 4, n) * draw.happens(0.5, n)
+        probability = self.hard_augmentation
+        quarter_turns = draw.integers(1, 4, n) * draw.happens(probability, n)
         # CSI swaps the halves along rows, along columns, or along both: 1, 2 or 3 as bits.
-        swap = draw.integers(1, 4, n) * draw.happens(0.5, n)
+        swap = draw.integers(1, 4, n) * draw.happens(probability, n)
         shift = torch.stack([(swap % 2) * (height // 2), (swap // 2) * (width // 2)], dim=-1)
-        strength = draw.uniform(-1, 1, n, 4) * draw.happens(0.5, n, 1)
+        strength = draw.uniform(-1, 1, n, 4) * draw.happens(probability, n, 1)
         brightness, contrast, saturation, hue = self.colour_jitter
         jitter = torch.stack(
             [

@@ -50,6 +50,8 @@ class AnoSeg(AnomalibModule):
         coordinate_channels: Give the encoder each pixel's row and column.
         synthetic_share: Share of a batch that becomes synthetic, (0, 1]. The paper shows one
             synthetic image per normal one.
+        hard_augmentation: Probability of each of rotation, permutation and colour jitter of what is
+            pasted, [0, 1]; 0.5 in the paper.
         patch_area: Smallest and largest area of a pasted patch, as shares of the image (CutPaste).
         patch_aspect: Smallest and largest width over height of a patch (CutPaste).
         patch_rotation: Smallest and largest angle in degrees by which a patch is turned.
@@ -101,6 +103,7 @@ class AnoSeg(AnomalibModule):
         decoder: Literal["paper", "skip"] = "skip",
         coordinate_channels: bool = True,
         synthetic_share: float = 0.5,
+        hard_augmentation: float = 0.5,
         patch_area: tuple[float, float] = (0.02, 0.15),
         patch_aspect: tuple[float, float] = (0.3, 3.3),
         patch_rotation: tuple[float, float] = (-45.0, 45.0),
@@ -170,6 +173,7 @@ class AnoSeg(AnomalibModule):
         self.segmentation_loss = SEGMENTATION_LOSSES[segmentation_loss]
         self.anomaly_generator = AnomalyGenerator(
             synthetic_share=synthetic_share,
+            hard_augmentation=hard_augmentation,
             patch_area=patch_area,
             patch_aspect=patch_aspect,
             patch_rotation=patch_rotation,

@@ -331,16 +331,19 @@ def test_flat_images_have_structure_nowhere(value: float) -> None:
     assert (target.mean((0, 1)) - 32).abs().max() < 3
 
 
-def test_hard_augmentation_happens_half_of_the_time() -> None:
-    draws = AnomalyGenerator(synthetic_share=1.0).sample(torch.empty(1).expand(4000, 3, 64, 64))
+@pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])
+def test_hard_augmentation_happens_as_often_as_asked(probability: float) -> None:
+    generator = AnomalyGenerator(synthetic_share=1.0, hard_augmentation=probability)
+    draws = generator.sample(torch.empty(1).expand(4000, 3, 64, 64))
     for happened in (
         draws.quarter_turns > 0,
         draws.shift.any(1),
         (draws.jitter != draws.jitter.new_tensor([1, 1, 1, 0])).any(1),
     ):
-        assert abs(happened.float().mean() - 0.5) < 0.04
-    assert draws.quarter_turns.unique().tolist() == [0, 1, 2, 3]
-    assert len(draws.shift.unique(dim=0)) == 4
+        assert abs(happened.float().mean() - probability) < 0.04
+    if probability > 0:
+        assert draws.quarter_turns.unique().tolist()[-3:] == [1, 2, 3]
+        assert len(draws.shift.unique(dim=0)) == 3 + (probability < 1)
 
 
 @pytest.mark.parametrize(
@@ -348,6 +351,7 @@ def test_hard_augmentation_happens_half_of_the_time() -> None:
     [
         ("synthetic_share", 1.5),
         ("synthetic_share", -0.1),
+        ("hard_augmentation", 1.5),
         ("patch_area", (0.2, 0.1)),
         ("patch_area", (0.0, 0.1)),
         ("patch_area", (0.1, 1.1)),

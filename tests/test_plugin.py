@@ -200,6 +200,33 @@ assert bool(np.squeeze(seen.pred_label)) == bool(expected.pred_label)
 """)
 
 
+def test_metrics_and_anomalibs_post_processor_from_a_config(
+    installed: Environment, trained: list[str]
+) -> None:
+    config = installed.folder / "metrics.yaml"
+    config.write_text("""
+model:
+  class_path: AnoSeg
+  init_args:
+    post_processor:
+      class_path: anomalib.post_processing.PostProcessor
+    evaluator:
+      class_path: anomalib.metrics.Evaluator
+      init_args:
+        test_metrics:
+          - class_path: anomalib_anoseg.IoU
+            init_args: {fields: [pred_mask, gt_mask], prefix: pixel_}
+          - class_path: anomalib_anoseg.IoUMax
+            init_args: {fields: [anomaly_map, gt_mask], prefix: pixel_}
+          - class_path: anomalib_anoseg.IoUPerImage
+            init_args: {fields: [pred_mask, gt_mask], prefix: pixel_}
+""")
+    output = installed.anomalib("test", "--config", str(config), *trained)
+    for name in ("pixel_IoU", "pixel_IoUMax", "pixel_IoUPerImage"):
+        assert name in output
+    assert "image_AUROC" not in output  # not the default evaluator
+
+
 def test_benchmark_takes_both_names(installed: Environment, demo_root: Path) -> None:
     config = installed.folder / "benchmark.yaml"
     config.write_text(f"""

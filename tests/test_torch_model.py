@@ -138,7 +138,7 @@ def test_score_is_the_highest_window_mean() -> None:
     anomaly_map = torch.zeros(2, 1, 64, 64)
     anomaly_map[0, 0, 5, 5] = 1.0  # a single pixel is noise
     anomaly_map[1, 0, 20:40, 20:40] = 0.9
-    assert image_score(anomaly_map).tolist() == pytest.approx([1 / 121, 0.9], rel=1e-5)
+    assert image_score(anomaly_map).tolist() == pytest.approx([1 / 25, 0.9], rel=1e-5)
 
 
 def test_clear_errors() -> None:
