@@ -12,6 +12,7 @@ images. What the best threshold for these test images would have given stands be
 import argparse
 import json
 import platform
+import re
 import statistics
 import subprocess
 import time
@@ -58,7 +59,8 @@ def main() -> None:
             continue
         for seed in arguments.seeds:
             result = run(arguments, category, seed)
-            file = arguments.out / f"{arguments.name}-{category}-{seed}.json"
+            name = re.sub(r"\W+", "-", arguments.name)
+            file = arguments.out / f"{name}-{category}-{seed}.json"
             file.write_text(json.dumps(result, indent=2) + "\n")
             print(file, {key: round(value, 3) for key, value in result["metrics"].items()})
     table = markdown(arguments.out, arguments.categories)
