@@ -1,8 +1,11 @@
 """Good images that training does not see, to set thresholds by."""
 
+from collections.abc import Callable
+
 from anomalib.data import AnomalibDataModule
 from anomalib.data.utils import LabelName, ValSplitMode
-from torch import Tensor
+
+from anomalib_anoseg.shapes import Images
 
 SHARE, MOST = 0.1, 64  # of the training images; ours
 
@@ -17,13 +20,15 @@ class HeldOut:
 
     Args:
         datamodule: A data module that has been set up; its ``train_data`` is replaced.
+        prepare: Applied to each image before it is kept: the pre-processor, so that large images
+            do not fill the memory.
 
     Attributes:
-        images: The images as the data module delivers them, (1, c, h, w) each. A single training
-            image is used for both.
+        images: What prepare made of the images in [0, 1] of the data module, (1, c, h, w) each. A
+            single training image is used for both.
     """
 
-    def __init__(self, datamodule: AnomalibDataModule) -> None:
+    def __init__(self, datamodule: AnomalibDataModule, prepare: Callable[[Images], Images]) -> None:
         self._datamodule = datamodule
         self._training = remaining = datamodule.train_data
         if datamodule.val_split_mode in (ValSplitMode.FROM_TRAIN, ValSplitMode.SYNTHETIC):
@@ -39,8 +44,8 @@ class HeldOut:
         held_out = source.subsample(chosen)
         held_out.augmentations = None  # a user's may be random; the pre-processor resizes
         collate = datamodule.external_collate_fn or held_out.collate_fn
-        self.images: list[Tensor] = [
-            collate([held_out[index]]).image for index in range(len(held_out))
+        self.images: list[Images] = [
+            prepare(collate([held_out[index]]).image) for index in range(len(held_out))
         ]
         datamodule.train_data = remaining
 

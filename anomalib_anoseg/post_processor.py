@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from anomalib.data import AnomalibDataModule, ImageBatch
 from anomalib.post_processing import PostProcessor as AnomalibPostProcessor
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from anomalib_anoseg.held_out import HeldOut
 from anomalib_anoseg.metrics import IoUMax
@@ -69,10 +70,10 @@ class PostProcessor(AnomalibPostProcessor):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the held-out images from the training images before the first epoch."""
-        del pl_module
         datamodule = getattr(trainer, "datamodule", None)
         if stage == "fit" and isinstance(datamodule, AnomalibDataModule):
-            self._held_out = HeldOut(datamodule)
+            prepare: Any = pl_module.pre_processor or _as_it_is
+            self._held_out = HeldOut(datamodule, prepare)
             self._step = -1
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -108,15 +109,18 @@ class PostProcessor(AnomalibPostProcessor):
             self.fit(module, self._held_out.images)
         module.train(training)
 
-    def fit(self, module: Any, images: Iterable[Images]) -> None:
+    def fit(self, module: Any, images: Sequence[Images]) -> None:
         """Set both thresholds by normal images and synthetic anomalies made from them.
 
         Args:
             module: AnoSeg in evaluation mode.
-            images: Normal images in [0, 1], before the pre-processor.
+            images: Normal images in [0, 1] as the network sees them, (1, c, h, w) each.
         """
-        prepare = module.pre_processor or (lambda batch: batch)
-        normal = torch.cat([prepare(image.to(module.device)) for image in images])
+        # Without a pre-processor sizes may differ; anomalib, too, makes those of a batch equal.
+        size = images[0].shape[-2:]
+        normal = torch.cat(
+            [i if i.shape[-2:] == size else interpolate(i, size, mode="bilinear") for i in images]
+        )
         generator = copy.copy(module.anomaly_generator)
         generator.synthetic_share = 1.0
         # Always the same anomalies, and training's own random numbers are left alone.
@@ -129,7 +133,7 @@ class PostProcessor(AnomalibPostProcessor):
             scores[label].append(answer.pred_score)
             best.update(ImageBatch(images, anomaly_map=answer.anomaly_map, gt_mask=masks > 0))
 
-        for batch in torch.split(normal, BATCH):
+        for batch in torch.split(normal.to(module.device), BATCH):
             look(batch, torch.zeros_like(batch[:, :1]), 0)
             for _ in range(math.ceil(SYNTHETIC_IMAGES / len(normal))):
                 synthetic, masks = generator(batch, random)
@@ -147,6 +151,10 @@ class PostProcessor(AnomalibPostProcessor):
         below = 0.5 * (preds - norm_min) / (threshold - norm_min)
         above = 0.5 + 0.5 * (preds - threshold) / (norm_max - threshold)
         return torch.where(preds > threshold, above, below).clamp(0, 1)
+
+
+def _as_it_is(images: Images) -> Images:
+    return images
 
 
 def separate(good: Verdicts, bad: Verdicts) -> Tensor:

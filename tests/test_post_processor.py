@@ -118,6 +118,20 @@ def test_fit_separates_good_images_from_synthetic_anomalies() -> None:
     assert model.anomaly_generator.synthetic_share == 0.5
 
 
+def test_fit_takes_images_of_several_sizes() -> None:
+    images = [torch.full((1, 3, side, 96), 0.2) for side in (96, 64, 100)]
+    made = PostProcessor()
+    made.fit(Model(), images)
+    assert 0.1 < made.image_threshold < 0.25
+
+
+def test_held_out_images_are_kept_small(good: Path) -> None:
+    data = module(good)
+    data.setup()
+    (image,) = HeldOut(data, PreProcessor((64, 80))).images
+    assert image.shape == (1, 3, 64, 80)
+
+
 @pytest.fixture
 def good(tmp_path: Path) -> Path:
     folder = tmp_path / "good"
@@ -129,7 +143,8 @@ def good(tmp_path: Path) -> Path:
 
 
 def module(good: Path, **arguments: Any) -> Folder:
-    arguments = {"train_batch_size": 4, "num_workers": 0} | arguments
+    # anomalib splits off test images at random.
+    arguments = {"train_batch_size": 4, "num_workers": 0, "seed": 1} | arguments
     return Folder(name="part", root=good.parent, normal_dir="good", **arguments)
 
 
@@ -146,14 +161,14 @@ def test_held_out_images_are_not_trained_on(good: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(
         reading, "read_image", lambda path, **kw: read.append(Path(path).name) or real(path, **kw)
     )
-    held_out = HeldOut(data)
+    held_out = HeldOut(data, torch.clone)
     assert read
     assert len(read) == len(held_out.images) == max(1, round(len(everything) / 10))
     assert paths(data.train_data) == everything - set(read)
     held_out.release()
     assert paths(data.train_data) == everything
     first, read[:] = [*read], []
-    HeldOut(data)
+    HeldOut(data, torch.clone)
     assert read == first  # a resumed run holds out the same
 
 
@@ -161,7 +176,7 @@ def test_validation_images_from_the_training_set_are_used(good: Path) -> None:
     data = module(good, val_split_mode="from_train", val_split_ratio=0.5)
     data.setup()
     before = paths(data.train_data)
-    HeldOut(data)
+    HeldOut(data, torch.clone)
     assert paths(data.train_data) == before
 
 
@@ -170,7 +185,7 @@ def test_a_single_good_image_serves_both(tmp_path: Path) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "good/a.png")
     data = module(tmp_path / "good", test_split_mode="none", val_split_mode="none")
     data.setup()
-    assert len(HeldOut(data).images) == 1
+    assert len(HeldOut(data, torch.clone).images) == 1
     assert len(data.train_data) == 1
 
 
@@ -224,7 +239,7 @@ def refitted(model: AnoSeg, good: Path) -> PostProcessor:
     data.setup()
     model.cpu().eval()
     made = PostProcessor()
-    made.fit(model, HeldOut(data).images)
+    made.fit(model, HeldOut(data, model.pre_processor).images)
     return made
 
 
@@ -248,7 +263,10 @@ def test_thresholds_belong_to_the_weights_they_are_saved_with(
 
 @pytest.mark.slow
 def test_anomalibs_own_post_processor_still_works(good: Path, tmp_path: Path) -> None:
-    bad, fine = flat(good.parent / "bad", "black"), flat(good.parent / "fine", "white")
+    bad, fine = (
+        flat(good.parent / "bad", "black", "red"),
+        flat(good.parent / "fine", "white", "blue"),
+    )
     data = module(good, abnormal_dir=bad, normal_test_dir=fine)
     model = small(post_processor=AnomalibPostProcessor())
     seen: list[int] = []
