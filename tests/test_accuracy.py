@@ -1,0 +1,39 @@
+"""The accuracy script, and every shipped configuration through it, on a few images of the demo."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[1]
+CONFIGS = sorted((PROJECT / "configs").glob("*.yaml"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_accuracy_script(config: Path, demo_root: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable, PROJECT / "benchmarks/accuracy.py", "--root", demo_root,
+        "--config", config, "--categories", "part", "zipper", "--seeds", "1", "2",
+        "--name", "a name: tiny", "--batch", "4", "--out", tmp_path, "--set",
+        "trainer.max_epochs=1", "trainer.accelerator=cpu", "trainer.precision=32-true",
+        "model.init_args.backbone=mobilenetv3_small_050",
+        "model.init_args.pre_processor.init_args.image_size=[64,64]",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PROJECT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("*.json"))]
+    assert [result["seed"] for result in results] == [1, 2]
+    for result in results:
+        assert result["steps"] == 3  # 12 images, of which 1 is held out, in batches of 4
+        assert 0 <= result["metrics"]["pixel_IoU"] <= result["metrics"]["pixel_IoUMax"] <= 1
+        assert result["metrics"]["image_F1Score"] <= result["metrics"]["image_F1Max"]
+    table = (tmp_path / "table.md").read_text()
+    (row,) = (line for line in table.splitlines() if "a name: tiny" in line)
+    assert "| part |" in row
+    assert "| 1 2 |" in row
+    mean = sum(result["metrics"]["pixel_AUROC"] for result in results) / 2
+    assert f"{mean:.3f} ±" in row
+    assert "Not run: zipper." in table
