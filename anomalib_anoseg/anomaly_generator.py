@@ -9,7 +9,6 @@ work on the device of the images, without a loop over images and without waiting
 import math
 
 import torch
-from kornia.filters import sobel
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -257,10 +256,11 @@ class AnomalyGenerator(nn.Module):
 def _on_structure(draw: "_Draw", images: Images, p: int) -> Tensor:
     """Draw p positions per image, (n, p, 2) in pixels, with its local contrast as the density."""
     n, _, height, width = images.shape
-    contrast = sobel(images.float()).amax(1, keepdim=True)
-    cells = adaptive_avg_pool2d(contrast, (STRUCTURE_CELLS, STRUCTURE_CELLS))
+    grey = images.float().mean(1, keepdim=True)
+    mean, square = (adaptive_avg_pool2d(v, STRUCTURE_CELLS) for v in (grey, grey.square()))
+    contrast = (square - mean.square()).clamp(min=0).sqrt()  # standard deviation in each cell
     # A flat image has no structure: everywhere is as good.
-    density = cells.flatten(1).double() + 1e-6
+    density = contrast.flatten(1).double() + 1e-3
     upto = density.cumsum(1)
     cell = torch.searchsorted(upto, draw.uniform(0, 1, n, p).double() * upto[:, -1:])
     cell = cell.clamp(max=STRUCTURE_CELLS**2 - 1)

@@ -9,9 +9,13 @@ from pathlib import Path
 
 FIGURES = {
     "image_AUROC": "image AUROC",
+    "image_F1Score": "image F1",
     "pixel_AUROC": "pixel AUROC",
+    "pixel_AUPR": "pixel AP",
+    "pixel_AUPRO": "AUPRO",
     "pixel_F1Score": "pixel F1",
-    "pixel_IoU": "pixel IoU at 0.5",
+    "pixel_IoU": "pixel IoU",
+    "pixel_IoUMax": "best IoU of any threshold",
 }
 
 if __name__ == "__main__":
@@ -23,4 +27,4 @@ if __name__ == "__main__":
     print(f"\nPictures (image | ground truth | anomaly map | mask): {run / 'images'}")
     print(f"All metrics: {metrics}\n")
     for key, name in FIGURES.items():
-        print(f"{name:>18} {float(tested[key]):.3f}")
+        print(f"{name:>25} {float(tested[key]):.3f}")
