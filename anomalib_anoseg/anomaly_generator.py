@@ -10,14 +10,14 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d
 
+from anomalib_anoseg.arguments import require_range, require_share
 from anomalib_anoseg.cut_paste import AnomalyParameters, cut_paste
+from anomalib_anoseg.draws import Draw, on_structure
 from anomalib_anoseg.shapes import Images, Masks
 
 Range = tuple[float, float]
 BLOB_ELLIPSES = 3
-STRUCTURE_CELLS = 32  # along each side
 
 
 class AnomalyGenerator(nn.Module):
@@ -91,16 +91,16 @@ class AnomalyGenerator(nn.Module):
             "other_source_share": other_source_share,
             "structure_share": structure_share,
         }.items():
-            _require_share(name, share)
-        _require_range("patch_area", patch_area, 1e-4, 1.0)
-        _require_range("patch_aspect", patch_aspect, 0.01, 100.0)
-        _require_range("patch_rotation", patch_rotation, -180.0, 180.0)
-        _require_range("patches", patches, 1, 16)
-        _require_range("scar_width", scar_width, 1.0, 256.0)
-        _require_range("scar_length", scar_length, 1.0, 256.0)
-        _require_range("opacity", opacity, 0.01, 1.0)
-        _require_range("border_width", border_width, 0.0, 256.0)
-        _require_range("patch_scale", patch_scale, 0.1, 10.0)
+            require_share(name, share)
+        require_range("patch_area", patch_area, 1e-4, 1.0)
+        require_range("patch_aspect", patch_aspect, 0.01, 100.0)
+        require_range("patch_rotation", patch_rotation, -180.0, 180.0)
+        require_range("patches", patches, 1, 16)
+        require_range("scar_width", scar_width, 1.0, 256.0)
+        require_range("scar_length", scar_length, 1.0, 256.0)
+        require_range("opacity", opacity, 0.01, 1.0)
+        require_range("border_width", border_width, 0.0, 256.0)
+        require_range("patch_scale", patch_scale, 0.1, 10.0)
         if (
             len(colour_jitter) != 4
             or not all(0 <= s <= 1 for s in colour_jitter)
@@ -156,7 +156,7 @@ class AnomalyGenerator(nn.Module):
         """
         batch, _, height, width = images.shape
         n, p = math.ceil(self.synthetic_share * batch), self.patches[1]
-        draw = _Draw(images.device, generator)
+        draw = Draw(images.device, generator)
         quarter_turns, shift, jitter = self._hard_augmentation(draw, n, height, width)
 
         half_size, blob = self._half_size(draw, n, p, height, width)
@@ -172,7 +172,7 @@ class AnomalyGenerator(nn.Module):
         target = draw.uniform(0, 1, n, p, 2) * sides
         if self.structure_share > 0:
             structured = draw.happens(self.structure_share, n, p)[..., None]
-            target = torch.where(structured, _on_structure(draw, images[chosen], p), target)
+            target = torch.where(structured, on_structure(draw, images[chosen], p), target)
         another = draw.happens(self.other_source_share, n)
         return AnomalyParameters(
             chosen=chosen,
@@ -196,7 +196,7 @@ class AnomalyGenerator(nn.Module):
         )
 
     def _hard_augmentation(
-        self, draw: "_Draw", n: int, height: int, width: int
+        self, draw: Draw, n: int, height: int, width: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         probability = self.hard_augmentation
         quarter_turns = draw.integers(1, 4, n) * draw.happens(probability, n)
@@ -217,7 +217,7 @@ class AnomalyGenerator(nn.Module):
         return quarter_turns, shift, jitter
 
     def _half_size(
-        self, draw: "_Draw", n: int, p: int, height: int, width: int
+        self, draw: Draw, n: int, p: int, height: int, width: int
     ) -> tuple[Tensor, Tensor]:
         """Return half the height and width of each patch, and which of them are blobs."""
         area = draw.log_uniform(*self.patch_area, n, p) * (height * width)
@@ -251,52 +251,3 @@ class AnomalyGenerator(nn.Module):
             images.index_copy(0, parameters.chosen, synthetic),
             masks.index_copy(0, parameters.chosen, changed),
         )
-
-
-def _on_structure(draw: "_Draw", images: Images, p: int) -> Tensor:
-    """Draw p positions per image, (n, p, 2) in pixels, with its local contrast as the density."""
-    n, _, height, width = images.shape
-    grey = images.float().mean(1, keepdim=True)
-    mean, square = (adaptive_avg_pool2d(v, STRUCTURE_CELLS) for v in (grey, grey.square()))
-    contrast = (square - mean.square()).clamp(min=0).sqrt()  # standard deviation in each cell
-    # A flat image has no structure: everywhere is as good.
-    density = contrast.flatten(1).double() + 1e-3
-    upto = density.cumsum(1)
-    cell = torch.searchsorted(upto, draw.uniform(0, 1, n, p).double() * upto[:, -1:])
-    cell = cell.clamp(max=STRUCTURE_CELLS**2 - 1)
-    corner = torch.stack([cell // STRUCTURE_CELLS, cell % STRUCTURE_CELLS], -1)
-    sides = corner.new_tensor([height, width])
-    return (corner + draw.uniform(0, 1, n, p, 2)) / STRUCTURE_CELLS * sides
-
-
-class _Draw:
-    """Random tensors on one device, from one source."""
-
-    def __init__(self, device: torch.device, generator: torch.Generator | None) -> None:
-        self.device = device
-        self.generator = generator
-
-    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
-        empty = torch.empty(*shape, device=self.device)
-        return empty.uniform_(low, high, generator=self.generator)
-
-    def log_uniform(self, low: float, high: float, *shape: int) -> Tensor:
-        return self.uniform(math.log(low), math.log(high), *shape).exp()
-
-    def integers(self, low: int, high: int, *shape: int) -> Tensor:
-        return torch.randint(low, high, shape, device=self.device, generator=self.generator)
-
-    def happens(self, probability: float, *shape: int) -> Tensor:
-        return torch.rand(shape, device=self.device, generator=self.generator) < probability
-
-
-def _require_share(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        msg = f"{name} must satisfy 0 <= {name} <= 1, got {value}"
-        raise ValueError(msg)
-
-
-def _require_range(name: str, value: Range, lowest: float, highest: float) -> None:
-    if len(value) != 2 or not lowest <= value[0] <= value[1] <= highest:
-        msg = f"{name} must satisfy {lowest} <= low <= high <= {highest}, got {value}"
-        raise ValueError(msg)

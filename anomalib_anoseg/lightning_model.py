@@ -4,8 +4,7 @@ Song, Kong, Park, Kim, Kang: "AnoSeg: Anomaly Segmentation Network Using Self-Su
 arXiv 2110.03396, 2021.
 """
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -26,6 +25,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from anomalib_anoseg import loss
 from anomalib_anoseg.anomaly_generator import AnomalyGenerator
+from anomalib_anoseg.arguments import require_not_negative, require_one_of, require_positive
 from anomalib_anoseg.data_check import DataCheck
 from anomalib_anoseg.detector import Detector
 from anomalib_anoseg.evaluator import Evaluator
@@ -33,6 +33,7 @@ from anomalib_anoseg.finite import FiniteGuard
 from anomalib_anoseg.networks import Discriminator
 from anomalib_anoseg.post_processor import PostProcessor
 from anomalib_anoseg.pre_processor import PreProcessor
+from anomalib_anoseg.schedule import warmup_cosine
 from anomalib_anoseg.shapes import Images, Masks
 from anomalib_anoseg.torch_model import AnoSegModel, Segmentation, check_images
 
@@ -140,18 +141,13 @@ class AnoSeg(AnomalibModule):
         scar_width, scar_length = _plain(scar_width), _plain(scar_length)
         opacity, border_width = _plain(opacity), _plain(border_width)
         patch_scale, colour_jitter = _plain(patch_scale), _plain(colour_jitter)
-        _require_positive("synthetic_share", synthetic_share)
-        _require_positive("learning_rate", learning_rate)
-        _require_not_negative("weight_decay", weight_decay)
-        _require_not_negative("reconstruction_weight", reconstruction_weight)
-        _require_not_negative("adversarial_weight", adversarial_weight)
-        if segmentation_loss not in SEGMENTATION_LOSSES:
-            known = [*SEGMENTATION_LOSSES]
-            msg = f"segmentation_loss must be one of {known}, got {segmentation_loss!r}"
-            raise ValueError(msg)
-        if image_score not in ("map", "detector"):
-            msg = f"image_score must be 'map' or 'detector', got {image_score!r}"
-            raise ValueError(msg)
+        require_positive("synthetic_share", synthetic_share)
+        require_positive("learning_rate", learning_rate)
+        require_not_negative("weight_decay", weight_decay)
+        require_not_negative("reconstruction_weight", reconstruction_weight)
+        require_not_negative("adversarial_weight", adversarial_weight)
+        require_one_of("segmentation_loss", segmentation_loss, SEGMENTATION_LOSSES)
+        require_one_of("image_score", image_score, ("map", "detector"))
         if image_score == "detector" and synthetic_share == 1:
             msg = "image_score 'detector' needs good images: synthetic_share must be below 1, got 1"
             raise ValueError(msg)
@@ -361,20 +357,6 @@ class AnoSeg(AnomalibModule):
         return Evaluator()
 
 
-def warmup_cosine(total_steps: float, warmup: int = 20) -> Callable[[int], float]:
-    """Return the factor of the learning rate for each step: up in a line, down to 1 % in a cosine.
-
-    Not torch's own schedulers: a resumed run with more epochs must follow the longer curve, and
-    theirs restore the old length from the checkpoint. An endless run keeps the full rate.
-    """
-
-    def factor(step: int) -> float:
-        progress = min(1.0, step / total_steps)
-        return min(1.0, (step + 1) / warmup) * (0.505 + 0.495 * math.cos(math.pi * progress))
-
-    return factor
-
-
 @contextmanager
 def _frozen(network: nn.Module) -> Iterator[None]:
     """Leave out gradients that nobody uses: a third of what a generator's update costs."""
@@ -394,15 +376,3 @@ def _as_list(value: Any) -> list[Any]:
 
 def _plain(value: Sequence[Any]) -> Any:
     return tuple(value)
-
-
-def _require_positive(name: str, value: float) -> None:
-    if not value > 0:
-        msg = f"{name} must be greater than 0, got {value}"
-        raise ValueError(msg)
-
-
-def _require_not_negative(name: str, value: float) -> None:
-    if not value >= 0:
-        msg = f"{name} must be at least 0, got {value}"
-        raise ValueError(msg)

@@ -11,6 +11,7 @@ from anomalib.data import InferenceBatch
 from torch import nn
 from torch.nn import functional as F
 
+from anomalib_anoseg.arguments import require_one_of
 from anomalib_anoseg.detector import Detector
 from anomalib_anoseg.networks import Encoder, PaperDecoder, SkipDecoder
 from anomalib_anoseg.shapes import Images, Logits, Masks, Verdicts
@@ -116,9 +117,6 @@ def image_score(anomaly_map: Masks) -> Verdicts:
 
 
 def _build_decoder(name: str, channels: list[int], out_channels: int) -> nn.Module:
-    if name == "paper":
-        return PaperDecoder(channels, out_channels)
-    if name == "skip":
-        return SkipDecoder(channels, out_channels)
-    msg = f"decoder must be 'paper' or 'skip', got {name!r}"
-    raise ValueError(msg)
+    decoders = {"paper": PaperDecoder, "skip": SkipDecoder}
+    require_one_of("decoder", name, decoders)
+    return decoders[name](channels, out_channels)

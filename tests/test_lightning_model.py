@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_anoseg import AnoSeg, PreProcessor, SurfaceDemo
 from anomalib_anoseg.finite import FiniteGuard
-from anomalib_anoseg.lightning_model import warmup_cosine
+from anomalib_anoseg.schedule import warmup_cosine
 
 
 def small(**arguments: Any) -> AnoSeg:

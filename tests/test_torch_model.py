@@ -142,7 +142,7 @@ def test_score_is_the_highest_window_mean() -> None:
 
 
 def test_clear_errors() -> None:
-    with pytest.raises(ValueError, match="decoder must be 'paper' or 'skip', got 'unet'"):
+    with pytest.raises(ValueError, match="decoder must be one of 'paper', 'skip', got 'unet'"):
         AnoSegModel(decoder="unet")
     with pytest.raises(ValueError, match="vit_tiny_patch16_224"):
         AnoSegModel(backbone="vit_tiny_patch16_224")
