@@ -43,9 +43,9 @@ def on_structure(draw: Draw, images: Images, p: int) -> Points:
     mean, square = (adaptive_avg_pool2d(v, STRUCTURE_CELLS) for v in (grey, grey.square()))
     contrast = (square - mean.square()).clamp(min=0).sqrt()  # standard deviation in each cell
     # A flat image has no structure: everywhere is as good.
-    density = contrast.flatten(1).double() + 1e-3
+    density = contrast.flatten(1) + 1e-3
     upto = density.cumsum(1)
-    cell = torch.searchsorted(upto, draw.uniform(0, 1, n, p).double() * upto[:, -1:])
+    cell = torch.searchsorted(upto, draw.uniform(0, 1, n, p) * upto[:, -1:])
     cell = cell.clamp(max=STRUCTURE_CELLS**2 - 1)
     corner = torch.stack([cell // STRUCTURE_CELLS, cell % STRUCTURE_CELLS], -1)
     sides = corner.new_tensor([height, width])

@@ -18,6 +18,7 @@ from anomalib_anoseg.shapes import Images, Masks, Verdicts
 
 SYNTHETIC_IMAGES = 64  # at least; few held-out images are used several times
 BATCH = 16
+WITHIN = (1e-6, 1 - 1e-6)
 
 
 class PostProcessor(AnomalibPostProcessor):
@@ -138,8 +139,10 @@ class PostProcessor(AnomalibPostProcessor):
             for _ in range(math.ceil(SYNTHETIC_IMAGES / len(normal))):
                 synthetic, masks = generator(batch, random)
                 look(synthetic, masks, 1)
-        self._image_threshold.copy_(separate(*(torch.cat(label) for label in scores)))
-        self._pixel_threshold.copy_(best.threshold())
+        image_threshold = separate(*(torch.cat(label).cpu() for label in scores))
+        # Strictly between 0 and 1, also for a map that tells nothing: both sides need a length.
+        self._image_threshold.copy_(image_threshold.clamp(*WITHIN))
+        self._pixel_threshold.copy_(best.threshold().clamp(*WITHIN))
 
     @staticmethod
     def _normalize(

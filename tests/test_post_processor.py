@@ -118,6 +118,22 @@ def test_fit_separates_good_images_from_synthetic_anomalies() -> None:
     assert model.anomaly_generator.synthetic_share == 0.5
 
 
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_a_map_that_tells_nothing_gives_numbers(value: float) -> None:
+    model, made = Model(), PostProcessor()
+    maps = torch.full((1, 1, 8, 8), value)
+    model.model = (
+        lambda images: InferenceBatch(  # type: ignore[assignment]
+            pred_score=torch.full((len(images),), value),
+            anomaly_map=torch.full_like(images[:, :1], value),
+        )
+    )
+    made.fit(model, [torch.full((1, 3, 96, 96), 0.2)])
+    seen = made(InferenceBatch(anomaly_map=maps, pred_score=maps[:, 0, 0, 0]))
+    assert 0 <= seen.anomaly_map.min() <= seen.anomaly_map.max() <= 1  # not NaN
+    assert 0 <= seen.pred_score <= 1
+
+
 def test_fit_takes_images_of_several_sizes() -> None:
     images = [torch.full((1, 3, side, 96), 0.2) for side in (96, 64, 100)]
     made = PostProcessor()
