@@ -100,7 +100,7 @@ class Model(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.pre_processor = None
-        self.model = Difference()
+        self.model: nn.Module = Difference()
         self.anomaly_generator = AnomalyGenerator(colour_share=1.0)
         self.device = torch.device("cpu")
 
@@ -120,16 +120,16 @@ def test_fit_separates_good_images_from_synthetic_anomalies() -> None:
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
 def test_a_map_that_tells_nothing_gives_numbers(value: float) -> None:
+    class Blind(nn.Module):
+        def forward(self, images: Tensor) -> InferenceBatch:
+            maps = torch.full_like(images[:, :1], value)
+            return InferenceBatch(pred_score=maps[:, 0, 0, 0], anomaly_map=maps)
+
     model, made = Model(), PostProcessor()
-    maps = torch.full((1, 1, 8, 8), value)
-    model.model = (
-        lambda images: InferenceBatch(  # type: ignore[assignment]
-            pred_score=torch.full((len(images),), value),
-            anomaly_map=torch.full_like(images[:, :1], value),
-        )
-    )
-    made.fit(model, [torch.full((1, 3, 96, 96), 0.2)])
-    seen = made(InferenceBatch(anomaly_map=maps, pred_score=maps[:, 0, 0, 0]))
+    model.model = Blind()
+    image = torch.full((1, 3, 96, 96), 0.2)
+    made.fit(model, [image])
+    seen = made(Blind()(image))
     assert 0 <= seen.anomaly_map.min() <= seen.anomaly_map.max() <= 1  # not NaN
     assert 0 <= seen.pred_score <= 1
 
