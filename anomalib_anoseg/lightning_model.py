@@ -49,30 +49,29 @@ class AnoSeg(AnomalibModule):
         pre_trained: Load the encoder's pretrained weights; needs a network connection.
         decoder: "skip" is light and has skip connections, ours; "paper" is table 6 of AnoSeg.
         coordinate_channels: Give the encoder each pixel's row and column.
-        synthetic_share: Share of a batch that becomes synthetic, (0, 1]. The paper shows one
-            synthetic image per normal one.
+        synthetic_share: Share of a batch that becomes synthetic, (0, 1]. This and the arguments
+            down to min_difference are the laws of :class:`AnomalyGenerator`, which gives the
+            paper's values and the reasons.
         hard_augmentation: Probability of each of rotation, permutation and colour jitter of what is
-            pasted, [0, 1]; 0.5 in the paper.
-        patch_area: Smallest and largest area of a pasted patch, as shares of the image (CutPaste).
-        patch_aspect: Smallest and largest width over height of a patch (CutPaste).
+            pasted, [0, 1].
+        patch_area: Smallest and largest area of a pasted patch, as shares of the image.
+        patch_aspect: Smallest and largest width over height of a patch.
         patch_rotation: Smallest and largest angle in degrees by which a patch is turned.
-        patches: Fewest and most patches of a synthetic image. One in the paper.
-        scar_share: Share of the patches that are CutPaste's thin scars instead, [0, 1].
-        scar_width: Smallest and largest width of a scar, in pixels of a 256 x 256 image (CutPaste).
-        scar_length: Smallest and largest length of a scar, likewise (CutPaste).
+        patches: Fewest and most patches of a synthetic image.
+        scar_share: Share of the patches that are thin scars instead, [0, 1].
+        scar_width: Smallest and largest width of a scar, in pixels of a 256 x 256 image.
+        scar_length: Smallest and largest length of a scar, likewise.
         blob_share: Share of the other patches that are unions of ellipses, [0, 1].
         colour_share: Share of the patches that are painted in one random colour, [0, 1].
         opacity: Smallest and largest opacity of a patch, (0, 1].
         border_width: Smallest and largest width over which a patch fades in, in pixels of a
             256 x 256 image.
-        patch_scale: Smallest and largest factor by which a patch is enlarged (NSA).
+        patch_scale: Smallest and largest factor by which a patch is enlarged.
         other_source_share: Share of the synthetic images whose patches come from another image of
             the batch, [0, 1].
         structure_share: Share of the patches that are pasted where the image has structure, [0, 1].
-        colour_jitter: Strengths of brightness, contrast, saturation, hue in the hard augmentation
-            (CSI).
-        min_difference: Smallest smoothed change of a pixel that counts as anomalous, [0, 1). At 0
-            every change does, as in the paper.
+        colour_jitter: Strengths of brightness, contrast, saturation, hue in the hard augmentation.
+        min_difference: Smallest smoothed change of a pixel that counts as anomalous, [0, 1).
         segmentation_loss: "l1" is the paper's; "l1_bce_dice" adds cross entropy and Dice, ours.
         reconstruction_weight: Weight of the masked reconstruction loss.
         adversarial_weight: Weight of the adversarial loss; 0 builds no discriminator. With both
@@ -103,24 +102,24 @@ class AnoSeg(AnomalibModule):
         pre_trained: bool = False,
         decoder: Literal["paper", "skip"] = "skip",
         coordinate_channels: bool = True,
-        synthetic_share: float = 0.5,
+        synthetic_share: float = 0.8,
         hard_augmentation: float = 0.5,
-        patch_area: tuple[float, float] = (0.02, 0.15),
+        patch_area: tuple[float, float] = (0.002, 0.3),
         patch_aspect: tuple[float, float] = (0.3, 3.3),
         patch_rotation: tuple[float, float] = (-45.0, 45.0),
-        patches: tuple[int, int] = (1, 1),
-        scar_share: float = 0.0,
-        scar_width: tuple[float, float] = (2.0, 16.0),
-        scar_length: tuple[float, float] = (10.0, 25.0),
-        blob_share: float = 0.0,
-        colour_share: float = 0.0,
-        opacity: tuple[float, float] = (1.0, 1.0),
-        border_width: tuple[float, float] = (0.0, 0.0),
-        patch_scale: tuple[float, float] = (1.0, 1.0),
-        other_source_share: float = 0.0,
-        structure_share: float = 0.0,
+        patches: tuple[int, int] = (1, 3),
+        scar_share: float = 0.3,
+        scar_width: tuple[float, float] = (1.0, 16.0),
+        scar_length: tuple[float, float] = (10.0, 80.0),
+        blob_share: float = 0.7,
+        colour_share: float = 0.3,
+        opacity: tuple[float, float] = (0.3, 1.0),
+        border_width: tuple[float, float] = (0.0, 12.0),
+        patch_scale: tuple[float, float] = (0.7, 1.4),
+        other_source_share: float = 0.5,
+        structure_share: float = 0.7,
         colour_jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1),
-        min_difference: float = 0.0,
+        min_difference: float = 0.02,
         segmentation_loss: Literal["l1", "l1_bce_dice"] = "l1_bce_dice",
         reconstruction_weight: float = 1.0,
         adversarial_weight: float = 0.01,

@@ -1,4 +1,5 @@
 import math
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -11,8 +12,21 @@ from anomalib_anoseg import AnomalyGenerator
 from anomalib_anoseg.colours import jitter_colours
 from anomalib_anoseg.cut_paste import AnomalyParameters, hard_augmentation_lookup
 
+# One opaque rectangle of the same image, labelled as a whole: the paper's anomalies.
+PLAIN: dict[str, Any] = {
+    "synthetic_share": 0.5, "patches": (1, 1), "patch_area": (0.02, 0.15), "scar_share": 0.0,
+    "blob_share": 0.0, "colour_share": 0.0, "opacity": (1.0, 1.0), "border_width": (0.0, 0.0),
+    "patch_scale": (1.0, 1.0), "other_source_share": 0.0, "structure_share": 0.0,
+    "min_difference": 0.0,
+}  # fmt: skip
+
+
+def plain(**arguments: Any) -> AnomalyGenerator:
+    return AnomalyGenerator(**PLAIN | arguments)
+
+
 GENERATORS: dict[str, dict[str, Any]] = {
-    "defaults": {},
+    "the paper": {},
     "several": {"patches": (1, 4), "scar_share": 0.5},
     "coloured": {"patches": (1, 3), "colour_share": 0.5},
     "scars": {"scar_share": 1.0},
@@ -22,15 +36,9 @@ GENERATORS: dict[str, dict[str, Any]] = {
     "from others": {"other_source_share": 1.0, "patch_scale": (0.5, 2.0)},
     "on structure": {"structure_share": 1.0, "patches": (2, 2)},
     "everything": {
-        "patches": (2, 3),
-        "blob_share": 0.5,
-        "scar_share": 0.3,
-        "colour_share": 0.3,
-        "border_width": (0.0, 20.0),
-        "opacity": (0.2, 1.0),
-        "other_source_share": 0.5,
-        "patch_scale": (0.7, 1.3),
-        "min_difference": 0.02,
+        name: parameter.default
+        for name, parameter in signature(AnomalyGenerator).parameters.items()
+        if name != "synthetic_share"
     },
 }
 
@@ -67,7 +75,7 @@ def test_guarantees(
     arguments: dict[str, Any], dtype: torch.dtype, channels: int, size: tuple[int, int]
 ) -> None:
     images = photographs(12, channels, *size).to(dtype)
-    synthetic, masks = AnomalyGenerator(synthetic_share=0.75, **arguments)(images)
+    synthetic, masks = plain(**arguments | {"synthetic_share": 0.75})(images)
 
     assert synthetic.shape == images.shape
     assert masks.shape == (12, 1, *size)
@@ -84,14 +92,14 @@ def test_guarantees(
 def test_masks_are_not_empty_where_pasting_changes_nothing(value: float) -> None:
     images = torch.full((6, 3, 64, 64), value)
     # White on white, black on black: only brightness can differ, and half the time it does not.
-    synthetic, masks = AnomalyGenerator(synthetic_share=1.0, min_difference=0.3)(images)
+    synthetic, masks = plain(synthetic_share=1.0, min_difference=0.3)(images)
     assert masks.flatten(1).any(1).all()
     assert torch.equal((synthetic != images).any(1, keepdim=True), masks.bool())
 
 
 def test_share_zero_is_the_identity() -> None:
     images = photographs(4)
-    synthetic, masks = AnomalyGenerator(synthetic_share=0.0)(images)
+    synthetic, masks = plain(synthetic_share=0.0)(images)
     assert torch.equal(synthetic, images)
     assert not masks.any()
 
@@ -121,7 +129,7 @@ def test_global_seed_is_enough() -> None:
 
 def test_no_gradients_are_recorded() -> None:
     images = photographs(4).requires_grad_()
-    synthetic, masks = AnomalyGenerator()(images)
+    synthetic, masks = plain()(images)
     assert not synthetic.requires_grad
     assert not masks.requires_grad
 
@@ -131,7 +139,7 @@ def test_patch_moves_pixels_exactly() -> None:
     images = photographs(2, 3, 64, 64)
     target = torch.full((2, 1, 2), 20.0)
     parameters = neutral(2)._replace(target=target)
-    synthetic, masks = AnomalyGenerator().apply_parameters(images, parameters)
+    synthetic, masks = plain().apply_parameters(images, parameters)
     expected = images.clone()
     expected[:, :, 12:28, 12:28] = images[:, :, 24:40, 24:40]
     torch.testing.assert_close(synthetic, expected, atol=1e-6, rtol=0)
@@ -142,7 +150,7 @@ def test_painted_patch_has_one_colour() -> None:
     images = photographs(1, 3, 64, 64)
     colour = torch.tensor([[[0.1, 0.2, 0.3]]])
     parameters = neutral(1)._replace(painted=torch.ones(1, 1, dtype=torch.bool), colour=colour)
-    synthetic, masks = AnomalyGenerator().apply_parameters(images, parameters)
+    synthetic, masks = plain().apply_parameters(images, parameters)
     expected = images.clone()
     expected[:, :, 24:40, 24:40] = colour.view(1, 3, 1, 1)
     assert torch.equal(synthetic, expected)
@@ -154,7 +162,7 @@ def test_grey_images_are_painted_in_grey() -> None:
     images[1, 0, 5, 5] += 0.01  # a single coloured pixel: this one is a colour image
     colour = torch.tensor([[[0.1, 0.2, 0.9]]]).repeat(2, 1, 1)
     parameters = neutral(2)._replace(painted=torch.ones(2, 1, dtype=torch.bool), colour=colour)
-    grey, coloured = AnomalyGenerator().apply_parameters(images, parameters)[0][:, :, 32, 32]
+    grey, coloured = plain().apply_parameters(images, parameters)[0][:, :, 32, 32]
     luma = 0.299 * 0.1 + 0.587 * 0.2 + 0.114 * 0.9
     torch.testing.assert_close(grey, torch.full((3,), luma))
     assert torch.equal(coloured, colour[0, 0])
@@ -168,7 +176,7 @@ def test_soft_patch_fades_in() -> None:
         opacity=torch.full((1, 1), 0.8),
         border=torch.full((1, 1), 4.0),
     )  # painted black
-    synthetic, masks = AnomalyGenerator().apply_parameters(images, parameters)
+    synthetic, masks = plain().apply_parameters(images, parameters)
     depth = 8 - (torch.arange(64) + 0.5 - 32).abs()
     alpha = 0.8 * (torch.minimum(depth[:, None], depth) / 4).clamp(0, 1)
     torch.testing.assert_close(synthetic, images * (1 - alpha))
@@ -181,7 +189,7 @@ def test_change_is_measured_inside_the_patch_alone() -> None:
     images[1, :, 24:40, 24:40] = images[0, :, 24:40, 24:40]  # around it the source is another image
     images[1, :, 32, 32] = (images[0, :, 32, 32] + 0.5) % 1
     parameters = neutral(1)._replace(source_image=torch.tensor([1]))
-    _, masks = AnomalyGenerator(min_difference=0.01).apply_parameters(images, parameters)
+    _, masks = plain(min_difference=0.01).apply_parameters(images, parameters)
     rows, columns = masks[0, 0].nonzero().unbind(1)
     assert masks[0, 0, 32, 32] == 1
     assert (rows - 32).abs().max() <= 2  # half a window around the pixel
@@ -193,7 +201,7 @@ def test_blob_is_a_union_of_ellipses() -> None:
     parameters = neutral(1)._replace(
         blob=torch.ones(1, 1, dtype=torch.bool), ellipses=ellipses, source=torch.full((1, 1, 2), 16)
     )
-    _, masks = AnomalyGenerator().apply_parameters(photographs(1, 3, 64, 64), parameters)
+    _, masks = plain().apply_parameters(photographs(1, 3, 64, 64), parameters)
     rows, columns = torch.meshgrid(*2 * [(torch.arange(64) + 0.5 - 32) / 8], indexing="ij")
     first = rows.square() + columns.square() <= 0.25
     second = ((rows - 0.5) / 0.5).square() + (columns / 0.25).square() <= 1
@@ -209,7 +217,7 @@ def test_patch_comes_from_the_source_image_at_its_scale() -> None:
     parameters = neutral(1)._replace(
         chosen=torch.tensor([0]), source_image=torch.tensor([1]), scale=torch.full((1, 1), 2.0)
     )
-    synthetic, masks = AnomalyGenerator().apply_parameters(images, parameters)
+    synthetic, masks = plain().apply_parameters(images, parameters)
     assert torch.equal(masks[0, 0, 24:40, 24:40], torch.ones(16, 16))
     enlarged = images[1, :, 28:36, 28:36].repeat_interleave(2, 1).repeat_interleave(2, 2)
     inner = torch.tensor([i for i in range(16) if i % 8 not in (0, 7)])
@@ -221,7 +229,7 @@ def test_patch_comes_from_the_source_image_at_its_scale() -> None:
 def test_patch_is_clipped_by_the_border() -> None:
     images = photographs(1, 3, 64, 64)
     parameters = neutral(1)._replace(target=torch.zeros(1, 1, 2))
-    _, masks = AnomalyGenerator().apply_parameters(images, parameters)
+    _, masks = plain().apply_parameters(images, parameters)
     assert masks.sum() == 8 * 8  # a quarter of it is inside
     assert masks[0, 0, :8, :8].all()
 
@@ -232,7 +240,7 @@ def test_patch_is_turned() -> None:
     parameters = neutral(1)._replace(
         angle=torch.full((1, 1), math.pi / 4), source=torch.full((1, 1, 2), 24.0)
     )
-    _, masks = AnomalyGenerator().apply_parameters(images, parameters)
+    _, masks = plain().apply_parameters(images, parameters)
     rows, columns = torch.meshgrid(*2 * [torch.arange(64) + 0.5 - 32], indexing="ij")
     assert torch.equal(masks[0, 0].bool(), rows.abs() + columns.abs() <= 8 * math.sqrt(2))
 
@@ -282,7 +290,7 @@ def test_hue_turns_colours_and_keeps_grey_and_luma() -> None:
 
 
 def test_laws_of_the_patches() -> None:
-    generator = AnomalyGenerator(synthetic_share=1.0, patches=(1, 3), scar_share=0.0)
+    generator = plain(synthetic_share=1.0, patches=(1, 3), scar_share=0.0)
     draws = generator.sample(torch.empty(1).expand(2000, 3, 256, 256))  # only the shape is read
     height, width = (2 * draws.half_size).unbind(-1)
     inside = (height < 256) & (width < 256)  # a longer side is cut to the image's
@@ -299,7 +307,7 @@ def test_laws_of_the_patches() -> None:
     for coordinate in draws.target.unbind(-1):
         assert coordinate.min() >= 0
         assert coordinate.max() <= 256
-    scaled = AnomalyGenerator(synthetic_share=1.0, patch_scale=(0.2, 0.5), patches=(2, 2))
+    scaled = plain(synthetic_share=1.0, patch_scale=(0.2, 0.5), patches=(2, 2))
     enlarged = scaled.sample(torch.empty(1).expand(500, 3, 256, 256))
     reach = (enlarged.half_size / enlarged.scale[..., None]).clamp(max=128)
     assert (enlarged.source - reach).min() >= -1e-3
@@ -312,7 +320,7 @@ def test_patches_are_pasted_where_the_structure_is() -> None:
     """Oracle: stripes in one quarter of a flat image; a share of the patches must land there."""
     images = torch.full((500, 3, 64, 96), 0.5)
     images[:, :, 32:, 48:] += 0.4 * (torch.arange(48) // 4 % 2)
-    generator = AnomalyGenerator(synthetic_share=1.0, structure_share=0.6, patches=(2, 2))
+    generator = plain(synthetic_share=1.0, structure_share=0.6, patches=(2, 2))
     row, column = generator.sample(images).target.unbind(-1)
     hit = ((row > 30) & (column > 46)).float().mean()
     assert abs(hit - (0.6 + 0.4 * 34 / 64 * 50 / 96)) < 0.04
@@ -324,7 +332,7 @@ def test_patches_are_pasted_where_the_structure_is() -> None:
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_flat_images_have_structure_nowhere(value: float) -> None:
     images = torch.full((500, 3, 64, 64), value)
-    generator = AnomalyGenerator(synthetic_share=1.0, structure_share=1.0)
+    generator = plain(synthetic_share=1.0, structure_share=1.0)
     target = generator.sample(images).target
     assert target.amin() >= 0
     assert target.amax() <= 64
@@ -333,7 +341,7 @@ def test_flat_images_have_structure_nowhere(value: float) -> None:
 
 @pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])
 def test_hard_augmentation_happens_as_often_as_asked(probability: float) -> None:
-    generator = AnomalyGenerator(synthetic_share=1.0, hard_augmentation=probability)
+    generator = plain(synthetic_share=1.0, hard_augmentation=probability)
     draws = generator.sample(torch.empty(1).expand(4000, 3, 64, 64))
     for happened in (
         draws.quarter_turns > 0,
@@ -384,7 +392,7 @@ def test_wrong_argument_is_named_with_its_range(argument: str, value: object) ->
 
 def test_other_channel_counts_are_refused() -> None:
     with pytest.raises(ValueError, match="1 or 3 channels, got 4"):
-        AnomalyGenerator()(torch.rand(2, 4, 64, 64))
+        plain()(torch.rand(2, 4, 64, 64))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -1,3 +1,4 @@
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
-from anomalib_anoseg import AnoSeg, PreProcessor, SurfaceDemo
+from anomalib_anoseg import AnomalyGenerator, AnoSeg, PreProcessor, SurfaceDemo
 from anomalib_anoseg.finite import FiniteGuard
 from anomalib_anoseg.schedule import warmup_cosine
 
@@ -250,6 +251,14 @@ def test_wrong_argument_is_named_with_its_range(argument: str, value: Any) -> No
         AnoSeg(**{argument: value})
     assert str(value) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_defaults_are_those_of_the_generator() -> None:
+    ours, its = (signature(kind).parameters for kind in (AnoSeg, AnomalyGenerator))
+    assert set(its) < set(ours)
+    for name, parameter in its.items():
+        assert parameter.default == ours[name].default, name
+        assert getattr(small().anomaly_generator, name) == parameter.default
 
 
 def test_the_detector_needs_good_images() -> None:

@@ -115,7 +115,7 @@ def test_fit_separates_good_images_from_synthetic_anomalies() -> None:
     again.fit(model, images)
     assert again.state_dict() == made.state_dict()
     assert torch.equal(torch.get_rng_state(), state)  # training's draws do not depend on it
-    assert model.anomaly_generator.synthetic_share == 0.5
+    assert model.anomaly_generator.synthetic_share == 0.8  # training's is left alone
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
