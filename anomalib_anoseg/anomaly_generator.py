@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from anomalib_anoseg.arguments import require_range, require_share
+from anomalib_anoseg.arguments import require_range, require_within
 from anomalib_anoseg.cut_paste import AnomalyParameters, cut_paste
 from anomalib_anoseg.draws import Draw, on_structure
 from anomalib_anoseg.shapes import Images, Masks
@@ -98,7 +98,7 @@ class AnomalyGenerator(nn.Module):
             "other_source_share": other_source_share,
             "structure_share": structure_share,
         }.items():
-            require_share(name, share)
+            require_within(name, share, 0, 1)
         require_range("patch_area", patch_area, 1e-4, 1.0)
         require_range("patch_aspect", patch_aspect, 0.01, 100.0)
         require_range("patch_rotation", patch_rotation, -180.0, 180.0)

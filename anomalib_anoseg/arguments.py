@@ -3,10 +3,10 @@
 from collections.abc import Collection
 
 
-def require_share(name: str, value: float) -> None:
-    """Refuse what is not in [0, 1]."""
-    if not 0 <= value <= 1:
-        _refuse(name, f"satisfy 0 <= {name} <= 1", value)
+def require_within(name: str, value: float, lowest: float, highest: float) -> None:
+    """Refuse values outside the bounds, and NaN."""
+    if not lowest <= value <= highest:
+        _refuse(name, f"satisfy {lowest} <= {name} <= {highest}", value)
 
 
 def require_range(name: str, value: tuple[float, float], lowest: float, highest: float) -> None:

@@ -36,6 +36,7 @@ from anomalib_anoseg.pre_processor import PreProcessor
 from anomalib_anoseg.schedule import warmup_cosine
 from anomalib_anoseg.shapes import Images, Masks
 from anomalib_anoseg.torch_model import AnoSegModel, Segmentation, check_images
+from anomalib_anoseg.variation import Variation
 
 CHECK_EVERY = 50  # steps; a GPU does not wait for the losses in between
 SEGMENTATION_LOSSES = {"l1": loss.l1_loss, "l1_bce_dice": loss.l1_bce_dice_loss}
@@ -49,6 +50,12 @@ class AnoSeg(AnomalibModule):
         pre_trained: Load the encoder's pretrained weights; needs a network connection.
         decoder: "skip" is light and has skip connections, ours; "paper" is table 6 of AnoSeg.
         coordinate_channels: Give the encoder each pixel's row and column.
+        turn: Largest angle in degrees by which a good image is turned in training, either way,
+            [0, 180]; 180 for parts that lie in any direction. This and the next three are
+            :class:`Variation`, ours: without it the good images are learned by heart.
+        shift: Largest shift of a good image, as a share of its sides, [0, 1].
+        zoom: Largest change of its size, as a share of it, [0, 1].
+        lighting: Largest change of its brightness and of its contrast, as a share, [0, 1].
         synthetic_share: Share of a batch that becomes synthetic, (0, 1]. This and the arguments
             down to min_difference are the laws of :class:`AnomalyGenerator`, which gives the
             paper's values and the reasons.
@@ -102,6 +109,10 @@ class AnoSeg(AnomalibModule):
         pre_trained: bool = False,
         decoder: Literal["paper", "skip"] = "skip",
         coordinate_channels: bool = True,
+        turn: float = 2.0,
+        shift: float = 0.01,
+        zoom: float = 0.02,
+        lighting: float = 0.1,
         synthetic_share: float = 0.8,
         hard_augmentation: float = 0.5,
         patch_area: tuple[float, float] = (0.002, 0.3),
@@ -166,6 +177,7 @@ class AnoSeg(AnomalibModule):
         self.reconstruction_weight = reconstruction_weight
         self.adversarial_weight = adversarial_weight
         self.segmentation_loss = SEGMENTATION_LOSSES[segmentation_loss]
+        self.variation = Variation(turn, shift, zoom, lighting)
         self.anomaly_generator = AnomalyGenerator(
             synthetic_share=synthetic_share,
             hard_augmentation=hard_augmentation,
@@ -220,12 +232,12 @@ class AnoSeg(AnomalibModule):
     def training_step(
         self, batch: ImageBatch, batch_idx: int, *args: Any, **kwargs: Any
     ) -> STEP_OUTPUT:
-        """Make synthetic anomalies, then update every network that is trained on them."""
+        """Vary the images, make synthetic anomalies, then update every network that sees them."""
         del args, kwargs
         assert batch.image is not None  # anomalib's batches always carry images
         if batch_idx == 0:  # once per epoch: looking at values makes a GPU wait
             check_images(batch.image)
-        images, masks = self.anomaly_generator(batch.image)
+        images, masks = self.anomaly_generator(self.variation(batch.image))
         output: Segmentation = self.model(images)
         losses = self._segmentation_losses(images, masks, output)
         played = {}

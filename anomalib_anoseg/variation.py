@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import affine_grid, grid_sample
 
-from anomalib_anoseg.arguments import require_share
+from anomalib_anoseg.arguments import require_within
 from anomalib_anoseg.draws import Draw
 from anomalib_anoseg.shapes import Images
 
@@ -27,9 +27,9 @@ class Variation(nn.Module):
 
     def __init__(self, turn: float, shift: float, zoom: float, lighting: float) -> None:
         super().__init__()
-        require_share("turn / 180", turn / 180)
+        require_within("turn", turn, 0, 180)
         for name, share in {"shift": shift, "zoom": zoom, "lighting": lighting}.items():
-            require_share(name, share)
+            require_within(name, share, 0, 1)
         self.turn = turn
         self.shift = shift
         self.zoom = zoom

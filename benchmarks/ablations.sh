@@ -16,7 +16,8 @@ run() { # name, then settings
 }
 
 # The paper's own ablation: each row adds to the one above.
-plain=("$m.synthetic_share=0.5" "$m.patches=[1,1]" "$m.patch_area=[0.02,0.15]" "$m.scar_share=0"
+still=("$m.turn=0" "$m.shift=0" "$m.zoom=0" "$m.lighting=0")
+plain=("${still[@]}" "$m.synthetic_share=0.5" "$m.patches=[1,1]" "$m.patch_area=[0.02,0.15]" "$m.scar_share=0"
     "$m.blob_share=0" "$m.colour_share=0" "$m.opacity=[1,1]" "$m.border_width=[0,0]"
     "$m.other_source_share=0" "$m.patch_scale=[1,1]" "$m.structure_share=0" "$m.min_difference=0")
 flat=("$m.coordinate_channels=false")
@@ -34,5 +35,6 @@ run "08 ours, opaque with sharp borders" "$m.border_width=[0,0]" "$m.opacity=[1,
 run "09 ours, no blobs" "$m.blob_share=0"
 run "10 ours, patches from the same image" "$m.other_source_share=0"
 run "11 ours, patches anywhere" "$m.structure_share=0"
-run "12 ours, detector score" "$m.image_score=detector"
-run "13 ours, paper decoder" "$m.decoder=paper"
+run "12 ours, good images not varied" "${still[@]}"
+run "13 ours, detector score" "$m.image_score=detector"
+run "14 ours, paper decoder" "$m.decoder=paper"

@@ -236,6 +236,8 @@ def test_a_normalize_left_in_the_transform_is_named(
         ("synthetic_share", 0.0),
         ("synthetic_share", 1.1),
         ("patch_area", (0.5, 0.1)),
+        ("turn", 181),
+        ("shift", -0.1),
         ("learning_rate", 0.0),
         ("learning_rate", float("nan")),
         ("weight_decay", -1.0),
