@@ -6,8 +6,6 @@ and pastes it at another place of that image. Here the random numbers of a batch
 work on the device of the images, without a loop over images and without waiting for the device.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -28,7 +26,8 @@ class AnomalyGenerator(nn.Module):
 
     Args:
         synthetic_share: Share of a batch that becomes synthetic, [0, 1]. One half in figure 2 of
-            AnoSeg; more, because normal pixels are plenty in synthetic images too.
+            AnoSeg; more, because normal pixels are plenty in synthetic images too. Rounded, but
+            with at least one image of each kind if the batch has two.
         hard_augmentation: Probability of each of rotation, permutation and colour jitter of what is
             pasted, [0, 1]. 0.5 in figure 3 of AnoSeg.
         patch_area: Patch area as a share of the image, log-uniform. CutPaste's range is
@@ -162,7 +161,7 @@ class AnomalyGenerator(nn.Module):
         Of the images only shape and device are used, and with a structure_share their contrast.
         """
         batch, _, height, width = images.shape
-        n, p = math.ceil(self.synthetic_share * batch), self.patches[1]
+        n, p = self._synthetic_images(batch), self.patches[1]
         draw = Draw(images.device, generator)
         quarter_turns, shift, jitter = self._hard_augmentation(draw, n, height, width)
 
@@ -201,6 +200,11 @@ class AnomalyGenerator(nn.Module):
             painted=draw.happens(self.colour_share, n, p),
             colour=draw.uniform(0, 1, n, p, 3),
         )
+
+    def _synthetic_images(self, batch: int) -> int:
+        most = batch if self.synthetic_share == 1 else batch - 1
+        least = 0 if self.synthetic_share == 0 else 1
+        return max(least, min(round(self.synthetic_share * batch), most))
 
     def _hard_augmentation(
         self, draw: Draw, n: int, height: int, width: int

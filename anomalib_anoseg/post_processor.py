@@ -92,9 +92,8 @@ class PostProcessor(AnomalibPostProcessor):
         self._calibrate(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set the thresholds of an epoch in a run without validation, also for its checkpoint."""
-        if not trainer.enable_validation:
-            self._calibrate(trainer, pl_module)
+        """Set the thresholds of an epoch that ended without validation, for its checkpoint."""
+        self._calibrate(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the thresholds of the last weights, if they came after the last validation."""

@@ -97,6 +97,15 @@ def test_masks_are_not_empty_where_pasting_changes_nothing(value: float) -> None
     assert torch.equal((synthetic != images).any(1, keepdim=True), masks.bool())
 
 
+@pytest.mark.parametrize(
+    ("share", "batch", "expected"),
+    [(0.8, 8, 6), (0.8, 4, 3), (0.8, 2, 1), (0.8, 1, 1), (0.1, 4, 1), (1.0, 4, 4), (0.5, 5, 2)],
+)
+def test_a_batch_has_both_kinds(share: float, batch: int, expected: int) -> None:
+    _, masks = plain(synthetic_share=share)(photographs(batch))
+    assert masks.flatten(1).any(1).sum() == expected
+
+
 def test_share_zero_is_the_identity() -> None:
     images = photographs(4)
     synthetic, masks = plain(synthetic_share=0.0)(images)
