@@ -254,11 +254,4 @@ class AnomalyGenerator(nn.Module):
         if images.shape[1] not in (1, 3):
             msg = f"images must have 1 or 3 channels, got {images.shape[1]}"
             raise ValueError(msg)
-        masks = torch.zeros_like(images[:, :1])
-        if parameters.chosen.numel() == 0:
-            return images, masks
-        synthetic, changed = cut_paste(images, parameters, self.min_difference)
-        return (
-            images.index_copy(0, parameters.chosen, synthetic),
-            masks.index_copy(0, parameters.chosen, changed),
-        )
+        return cut_paste(images, parameters, self.min_difference)

@@ -9,24 +9,35 @@ from torch import Tensor
 from anomalib_anoseg.shapes import Flags, Images
 
 
-def paint(pixels: Images, images: Images, owner: Tensor, painted: Flags, colour: Tensor) -> Images:
-    """Give the painted patches their colour; in a grey image only its brightness.
+def paint_colours(colour: Tensor, images: Images) -> Tensor:
+    """Return the colours that suit the images, (n, p, c); a grey image takes their brightness.
+
+    Colour on a grey image would be too easy to find.
+
+    Args:
+        colour: Any colours, (n, p, 3) in [0, 1].
+        images: The normal images they are for.
+    """
+    luma = rgb_to_grayscale(colour.movedim(-1, 1)[..., None]).squeeze(-1).movedim(1, -1)
+    if images.shape[1] == 1:
+        return luma
+    grey = (images == images[:, :1]).flatten(1).all(1)[:, None, None]
+    return torch.where(grey, luma, colour)
+
+
+def paint(pixels: Images, owner: Tensor, painted: Flags, colour: Tensor) -> Images:
+    """Give the painted patches their colour.
 
     Args:
         pixels: What is painted on.
-        images: The normal images: colour on a grey one would be too easy to find.
         owner: Which patch each pixel belongs to, (n, h, w), -1 for none.
         painted: Which patches are painted.
-        colour: Their colours, (n, p, 3) in [0, 1].
+        colour: Their colours, (n, p, c).
     """
-    if images.shape[1] == 3:
-        grey = (images == images[:, :1]).flatten(1).all(1)[:, None, None]
-        luma = rgb_to_grayscale(colour.movedim(-1, 1)[..., None]).squeeze(-1).movedim(1, -1)
-        colour = torch.where(grey, luma, colour)
-    batch = torch.arange(len(owner), device=owner.device)[:, None, None]
-    covered = painted[batch, owner] & (owner >= 0)
-    chosen = colour[batch, owner].movedim(-1, 1)[:, : pixels.shape[1]]
-    return torch.where(covered[:, None], chosen, pixels)
+    for patch in range(painted.shape[1]):
+        here = (owner == patch) & painted[:, patch, None, None]
+        pixels = torch.where(here[:, None], colour[:, patch, :, None, None], pixels)
+    return pixels
 
 
 _TO_YIQ = torch.tensor(
@@ -43,21 +54,32 @@ _COLOUR_BASIS = torch.stack(
 )
 
 
-def jitter_colours(pixels: Images, images: Images, jitter: Tensor) -> Images:
-    """Apply brightness, contrast, saturation and hue, in this order, as one matrix per image.
+def jitter_matrix(mean: Tensor, jitter: Tensor) -> Tensor:
+    """Return brightness, contrast, saturation and hue, in this order, as one matrix per image.
 
-    Contrast is taken about the mean luma of the images, not of the pixels that were cut out.
-    Composed this way the four cost one multiplication by a 3 x 3 matrix; kornia's ColorJitter takes
+    Composed this way the four cost one multiplication by a matrix; kornia's ColorJitter takes
     30 to 110 ms per 256 x 256 image on a CPU, most of it for the hue's way through HSV.
+
+    Args:
+        mean: Mean colours of the images, (n, c). Contrast is taken about their luma.
+        jitter: Factors of brightness, contrast, saturation; the hue's shift in turns; (n, 4).
+
+    Returns:
+        Matrices whose last column is added, (n, c, c + 1).
     """
     brightness, contrast, saturation, hue = jitter[:, :, None, None].unbind(1)
-    channels = pixels.shape[1]
-    luma = images if channels == 1 else rgb_to_grayscale(images)
-    offset = (1 - contrast) * brightness * luma.mean((2, 3))[:, :, None]
+    channels = mean.shape[1]
+    luma = mean[..., None] if channels == 1 else _TO_YIQ[:1].to(mean.device) @ mean[..., None]
+    offset = (1 - contrast) * brightness * luma
     matrix = brightness * contrast
     if channels == 3:
-        keep, chroma, turned = _COLOUR_BASIS.to(pixels.device, non_blocking=True)
+        keep, chroma, turned = _COLOUR_BASIS.to(mean.device, non_blocking=True)
         angle = 2 * math.pi * hue
         matrix = matrix * (keep + saturation * (angle.cos() * chroma + angle.sin() * turned))
-    jittered = torch.baddbmm(offset.expand(-1, channels, 1), matrix, pixels.flatten(2))
-    return jittered.clamp(0, 1).view_as(pixels)
+    return torch.cat([matrix, offset.expand(-1, channels, 1)], -1)
+
+
+def jitter_colours(pixels: Images, matrix: Tensor) -> Images:
+    """Apply the matrices to the colours, and clamp them to [0, 1]."""
+    jittered = torch.baddbmm(matrix[..., -1:], matrix[..., :-1], pixels.flatten(2))
+    return jittered.clamp_(0, 1).view_as(pixels)

@@ -8,8 +8,8 @@ from conftest import photographs
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from anomalib_anoseg import AnomalyGenerator
-from anomalib_anoseg.colours import jitter_colours
+from anomalib_anoseg import AnomalyGenerator, cut_paste
+from anomalib_anoseg.colours import jitter_colours, jitter_matrix
 from anomalib_anoseg.cut_paste import AnomalyParameters, hard_augmentation_lookup
 
 # One opaque rectangle of the same image, labelled as a whole: the paper's anomalies.
@@ -106,6 +106,25 @@ def test_a_batch_has_both_kinds(share: float, batch: int, expected: int) -> None
     assert masks.flatten(1).any(1).sum() == expected
 
 
+@pytest.mark.parametrize("arguments", GENERATORS.values(), ids=GENERATORS.keys())
+def test_windows_of_a_cpu_give_what_a_gpu_gets(
+    arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: the whole batch at once, as on a GPU."""
+    images = photographs(24, 3, 65, 131)
+    generator = plain(**arguments | {"synthetic_share": 1.0, "patches": (1, 3)})
+    draws = generator.sample(images)
+    areas = cut_paste.windows(draws, 65, 131)
+    assert len(areas) == 24
+    assert areas[0].rows.stop - areas[0].rows.start <= 65
+    synthetic, masks = generator.apply_parameters(images, draws)
+    everything = cut_paste.Window(slice(0, 24), slice(0, 65), slice(0, 131), 3)
+    monkeypatch.setattr(cut_paste, "windows", lambda *_: [everything])
+    expected, expected_masks = generator.apply_parameters(images, draws)
+    torch.testing.assert_close(synthetic, expected, atol=1e-5, rtol=0)
+    assert torch.equal(masks, expected_masks)
+
+
 def test_share_zero_is_the_identity() -> None:
     images = photographs(4)
     synthetic, masks = plain(synthetic_share=0.0)(images)
@@ -168,7 +187,7 @@ def test_painted_patch_has_one_colour() -> None:
 
 def test_grey_images_are_painted_in_grey() -> None:
     images = photographs(2, 1, 64, 64).repeat(1, 3, 1, 1)
-    images[1, 0, 5, 5] += 0.01  # a single coloured pixel: this one is a colour image
+    images[1, 0, 4, 4] += 0.01  # a single coloured pixel: this one is a colour image
     colour = torch.tensor([[[0.1, 0.2, 0.9]]]).repeat(2, 1, 1)
     parameters = neutral(2)._replace(painted=torch.ones(2, 1, dtype=torch.bool), colour=colour)
     grey, coloured = plain().apply_parameters(images, parameters)[0][:, :, 32, 32]
@@ -284,17 +303,19 @@ def test_jitter_is_torchvisions() -> None:
         ]
     )
     # torchvision and kornia round the weights of the luma differently.
-    torch.testing.assert_close(jitter_colours(images, images, jitter), expected, atol=1e-3, rtol=0)
+    jittered = jitter_colours(images, jitter_matrix(images.mean((2, 3)), jitter))
+    torch.testing.assert_close(jittered, expected, atol=1e-3, rtol=0)
 
 
 def test_hue_turns_colours_and_keeps_grey_and_luma() -> None:
     pixels = photographs(1) * 0.2 + 0.4
     pixels[..., :10] = pixels[:, :1, :, :10]
     luma = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
-    turned = jitter_colours(pixels, pixels, torch.tensor([[1.0, 1.0, 1.0, 0.3]]))
+    mean = pixels.mean((2, 3))
+    turned = jitter_colours(pixels, jitter_matrix(mean, torch.tensor([[1.0, 1.0, 1.0, 0.3]])))
     torch.testing.assert_close(turned[..., :10], pixels[..., :10], atol=1e-5, rtol=0)
     torch.testing.assert_close((turned * luma).sum(1), (pixels * luma).sum(1), atol=1e-5, rtol=0)
-    back = jitter_colours(turned, turned, torch.tensor([[1.0, 1.0, 1.0, -0.3]]))
+    back = jitter_colours(turned, jitter_matrix(mean, torch.tensor([[1.0, 1.0, 1.0, -0.3]])))
     torch.testing.assert_close(back, pixels, atol=1e-5, rtol=0)
 
 
