@@ -85,9 +85,9 @@ def cut_paste(
 def windows(parameters: AnomalyParameters, height: int, width: int) -> list[Window]:
     """Return where patches can be.
 
-    A CPU works on one image at a time, and on the rectangle around its patches: on average a
-    quarter of the pixels, which then fit into its caches. A GPU works on everything at once: it
-    would have to wait for the rectangles, and so would a compiler.
+    A CPU works on one image at a time, and on the rectangle around its patches: with the default
+    laws three tenths of the pixels, which then fit into its caches. A GPU works on everything at
+    once: it would have to wait for the rectangles, and a compiler could not follow.
     """
     n, p = parameters.present.shape
     if parameters.target.device.type != "cpu" or torch.compiler.is_compiling():

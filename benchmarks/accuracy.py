@@ -11,22 +11,20 @@ images. What the best threshold for these test images would have given stands be
 
 import argparse
 import json
-import platform
 import re
 import statistics
-import subprocess
 import time
 from collections import defaultdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
 from anomalib.metrics import F1Max
 from anomalib.post_processing import PostProcessor
+from side_by_side import commit, device
 
 from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.evaluator import Evaluator, default_metrics
@@ -141,19 +139,6 @@ def run(arguments: argparse.Namespace, category: str, seed: int) -> dict[str, An
         "steps": training.trainer.global_step,
         "metrics": measured | {"minutes": minutes},
     }
-
-
-def commit() -> str:
-    """Return the commit that is checked out, marked if files differ from it."""
-    command = ["git", "describe", "--always", "--dirty"]
-    return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
-
-
-def device() -> str:
-    """Return what the run was computed on."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
 def markdown(folder: Path, categories: list[str]) -> str:

@@ -1,0 +1,153 @@
+"""Time the generator beside anomalib's, and beside CutPaste image by image.
+
+Usage: python benchmarks/synthesis.py
+Every image of a batch becomes anomalous, for all sides; on a GPU the batch is larger.
+"""
+
+import math
+import random
+from collections.abc import Callable
+
+import torch
+from anomalib.data.utils.generators import PerlinAnomalyGenerator
+from PIL import Image, ImageChops
+from side_by_side import report, save, side_by_side, wait
+from torch import Tensor
+from torch.nn.functional import interpolate
+from torchvision.transforms import ColorJitter
+from torchvision.transforms.v2.functional import pil_to_tensor, to_dtype, to_pil_image
+
+from anomalib_anoseg import AnomalyGenerator, AnoSeg, cut_paste
+from anomalib_anoseg.loss import l1_bce_dice_loss
+from anomalib_anoseg.variation import Variation
+
+SIZE = 256
+PAPER = {
+    "patches": (1, 1), "patch_area": (0.02, 0.15), "scar_share": 0.0, "blob_share": 0.0,
+    "colour_share": 0.0, "opacity": (1.0, 1.0), "border_width": (0.0, 0.0),
+    "patch_scale": (1.0, 1.0), "other_source_share": 0.0, "structure_share": 0.0,
+    "min_difference": 0.0,
+}  # fmt: skip
+
+
+def photographs(batch: int, device: torch.device, size: int = SIZE) -> Tensor:
+    """Return random smooth images with some noise."""
+    coarse = torch.rand(batch, 3, size // 8, size // 8, device=device)
+    smooth = interpolate(coarse, (size, size), mode="bilinear")
+    return (smooth + 0.05 * torch.rand_like(smooth)).clamp(0, 1)
+
+
+def per_image_cut_paste(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the paper's anomalies as the literature writes them, with PIL images one by one.
+
+    Hard augmentation of a copy (quarter turn, swapped halves, ColorJitter, each with probability
+    0.5), then a patch of it is cut out, turned and pasted.
+    """
+    jitter = ColorJitter(0.4, 0.4, 0.4, 0.1)
+    made, masks = [], []
+    for tensor in images:
+        image = to_pil_image(tensor)
+        copy = image
+        if random.random() < 0.5:
+            copy = copy.rotate(random.choice((90, 180, 270)))
+        if random.random() < 0.5:
+            copy = ImageChops.offset(copy, SIZE // 2, random.choice((0, SIZE // 2)))
+        if random.random() < 0.5:
+            copy = jitter(copy)
+        area = random.uniform(0.02, 0.15) * SIZE**2
+        aspect = math.exp(random.uniform(math.log(0.3), math.log(3.3)))
+        width = min(SIZE, round(math.sqrt(area * aspect)))
+        height = min(SIZE, round(math.sqrt(area / aspect)))
+        left, top = random.randint(0, SIZE - width), random.randint(0, SIZE - height)
+        patch = copy.crop((left, top, left + width, top + height)).convert("RGBA")
+        patch = patch.rotate(random.uniform(-45, 45), Image.Resampling.BILINEAR, expand=True)
+        at = (random.randint(-width // 2, SIZE), random.randint(-height // 2, SIZE))
+        image.paste(patch, at, mask=patch.getchannel("A"))
+        mask = Image.new("L", (SIZE, SIZE))
+        mask.paste(patch.getchannel("A"), at)
+        made.append(to_dtype(pil_to_tensor(image), torch.float32, scale=True))
+        masks.append((pil_to_tensor(mask) > 0).float())
+    return torch.stack(made), torch.stack(masks)
+
+
+def check(images: Tensor, generator: AnomalyGenerator) -> None:
+    """Compare windows with the whole batch at once, which is what a GPU computes."""
+    draws = generator.sample(images)
+    fast = generator.apply_parameters(images, draws)
+    height, width = images.shape[-2:]
+    everything = cut_paste.Window(
+        slice(0, len(images)), slice(0, height), slice(0, width), draws.present.shape[1]
+    )
+    original, cut_paste.windows = cut_paste.windows, lambda *_: [everything]
+    slow = generator.apply_parameters(images, draws)
+    cut_paste.windows = original
+    for a, b in zip(fast, slow, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+
+
+def training_step(images: Tensor) -> Callable[[], None]:
+    """Return a step of the light network without its generator: forward, backward, update."""
+    model = AnoSeg(reconstruction_weight=0, adversarial_weight=0).to(images.device)
+    masks = (images[:, :1] > 0.7).float()
+    optimizer = torch.optim.AdamW(model.model.parameters())
+
+    def step() -> None:
+        optimizer.zero_grad()
+        l1_bce_dice_loss(model.model(images).anomaly_logits, masks).backward()
+        optimizer.step()
+
+    return step
+
+
+def on_a_gpu(generator: AnomalyGenerator, images: Tensor) -> None:
+    """Measure the peak memory, in sizes of the batch, and refuse to wait for the GPU."""
+    generator(images)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.set_sync_debug_mode("error")
+    generator(images)
+    torch.cuda.set_sync_debug_mode("default")
+    peak = (torch.cuda.max_memory_allocated() - before) / (images.nbytes)
+    print(f"\nPeak memory: {peak:.1f} times the batch")
+    save("synthesis memory", {"batches": peak})
+
+
+def main() -> None:
+    """Check, time, and say where the time goes."""
+    cuda = torch.cuda.is_available()
+    images = photographs(64 if cuda else 16, torch.device("cuda" if cuda else "cpu"))
+    ours = AnomalyGenerator(synthetic_share=1.0)
+    paper = AnomalyGenerator(synthetic_share=1.0, **PAPER)
+    for generator in (ours, paper):
+        check(images, generator)
+    perlin = PerlinAnomalyGenerator(probability=1.0)
+    times = side_by_side(
+        {
+            "PerlinAnomalyGenerator": lambda: [perlin(image) for image in images],
+            "CutPaste per image": lambda: per_image_cut_paste(images.cpu()),
+            "ours, the paper's laws": lambda: paper(images),
+            "ours, default laws": lambda: ours(images),
+        }
+    )
+    report("synthesis", times, "PerlinAnomalyGenerator", len(images))
+
+    draws = ours.sample(images)
+    variation = Variation(2.0, 0.01, 0.02, 0.1)
+    parts = side_by_side(
+        {
+            "training step": training_step(images),
+            "generator": lambda: ours(images),
+            "draws alone": lambda: ours.sample(images),
+            "pasting alone": lambda: ours.apply_parameters(images, draws),
+            "variation": lambda: variation(images),
+            "one copy of the batch": images.clone,
+        }
+    )
+    report("synthesis in a training step", parts, "training step", len(images))
+    if cuda:
+        on_a_gpu(ours, images)
+    wait()
+
+
+if __name__ == "__main__":
+    main()
