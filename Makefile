@@ -38,8 +38,12 @@ accuracy: $(INSTALLED)
 	$(BIN)/python benchmarks/accuracy.py --root "$(ROOT)" --config $(CONFIG) --batch $(BATCH) \
 		--seeds $(SEEDS) $(if $(CATEGORIES),--categories $(CATEGORIES))
 
+# Ratios, side by side; half an hour on two cores.
 bench: $(INSTALLED)
-	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python -W ignore benchmarks/startup.py
+	$(BIN)/python -W ignore benchmarks/synthesis.py
+	$(BIN)/python -W ignore benchmarks/inference.py
+	$(BIN)/python -W ignore benchmarks/training.py
 
 # Everything that these targets and the examples of the README write.
 clean:

@@ -1,0 +1,153 @@
+"""Time training steps beside anomalib's Draem, on the same images through anomalib's engine.
+
+Usage: python benchmarks/training.py [--batch 8] [--precision 32-true bf16-mixed]
+Also the share of the time that a step waits for its data, and the peak memory of the process (on a
+GPU: of the tensors), each measured in a process of its own.
+"""
+
+import argparse
+import json
+import logging
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from anomalib.data import Folder
+from anomalib.engine import Engine
+from anomalib.models import Draem
+from anomalib.models.components import AnomalibModule
+from lightning.pytorch.callbacks import Callback
+from side_by_side import Times, report, wait
+from synthesis import photographs
+from torchvision.utils import save_image
+
+from anomalib_anoseg import AnoSeg
+
+STEPS = 3  # of each fit; the first one warms up
+FITS = 4  # of each alternative, so 8 steps are timed
+
+MODELS: dict[str, Callable[[Path], AnomalibModule]] = {
+    "Draem": lambda textures: Draem(dtd_dir=textures, visualizer=False),
+    "light, all losses": lambda _: _ours(),
+    "light, segmentation loss": lambda _: _ours(adversarial_weight=0, reconstruction_weight=0),
+    "paper decoder, all losses": lambda _: _ours(decoder="paper"),
+}
+
+
+def _ours(**arguments: Any) -> AnoSeg:
+    # Thresholds are set once per epoch, not in a step: Draem sets its own in validation.
+    return AnoSeg(post_processor=False, visualizer=False, **arguments)
+
+
+class Clock(Callback):
+    """Note how long each step takes, and how long it waited for its batch."""
+
+    def __init__(self) -> None:
+        self.working: list[float] = []
+        self.waiting: list[float] = []
+        self._before = 0.0
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """End waiting."""
+        wait()
+        now = time.perf_counter()
+        self.waiting.append(now - self._before)
+        self._before = now
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """End working."""
+        wait()
+        now = time.perf_counter()
+        self.working.append(now - self._before)
+        self._before = now
+
+
+def fit(model: AnomalibModule, images: Path, batch: int, precision: str) -> Clock:
+    """Train for a few steps."""
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        engine = Engine(
+            default_root_dir=folder,
+            max_steps=STEPS,
+            max_epochs=-1,
+            precision=precision,
+            callbacks=[clock],
+            limit_val_batches=0,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        data = Folder(
+            name="images", root=images, normal_dir="good",
+            train_batch_size=batch, num_workers=4 if torch.cuda.is_available() else 0,
+        )  # fmt: skip
+        engine.fit(model, datamodule=data)
+    return clock
+
+
+def write_images(folder: Path, count: int) -> None:
+    """Write images to train on, and textures for Draem."""
+    for kind in ("good", "textures/a"):
+        (folder / kind).mkdir(parents=True)
+        for index, image in enumerate(photographs(count, torch.device("cpu"))):
+            save_image(image, folder / kind / f"{index:03}.png")
+
+
+def memory(name: str, batch: int, precision: str) -> float:
+    """Return the peak memory of one fit in MB, measured in a process of its own."""
+    command = [sys.executable, "-W", "ignore", __file__, "--batch", str(batch)]
+    command += ["--precision", precision, "--memory", name]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return float(json.loads(output.splitlines()[-1]))
+
+
+def main() -> None:
+    """Fit each in turn, or one alone to see its memory."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--precision", nargs="+", default=["32-true", "bf16-mixed"])
+    parser.add_argument("--memory", choices=MODELS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    batch = arguments.batch
+    for name in ("anomalib", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_images(root, STEPS * batch)
+        if arguments.memory:
+            fit(MODELS[arguments.memory](root / "textures"), root, batch, *arguments.precision)
+            print(_peak())
+            return
+        for precision in arguments.precision:
+            models = {name: build(root / "textures") for name, build in MODELS.items()}
+            clocks: dict[str, list[Clock]] = {name: [] for name in MODELS}
+            for _ in range(FITS):
+                for name, model in models.items():
+                    clocks[name].append(fit(model, root, batch, precision))
+            times = {n: Times([s for c in cs for s in c.working[1:]]) for n, cs in clocks.items()}
+            waited = {
+                n: 100 * sum(s for c in cs for s in c.waiting[1:]) / sum(times[n].seconds)
+                for n, cs in clocks.items()
+            }
+            megabytes = {name: memory(name, batch, precision) for name in MODELS}
+            columns: Any = {"% waiting for data": waited, "peak MB": megabytes}
+            report(f"training, {precision}, batch {batch}", times, "Draem", batch, **columns)
+
+
+def _peak() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e6
+    # Not getrusage: a new process starts with the peak of the one that started it.
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1e3
+
+
+if __name__ == "__main__":
+    main()
