@@ -186,9 +186,11 @@ class Discriminator(nn.Module):
         """Return what the last layer decides by, (b, 128, rows, columns)."""
         features = torch.cat([images, masks], dim=1)
         for block in self.blocks:
-            # A side of 4 becomes 2: batch normalisation sees several values even of one image.
-            missing = [max(0, 4 - side) for side in features.shape[-2:]]
-            if any(missing):
-                features = F.pad(features, (0, missing[1], 0, missing[0]), mode="replicate")
+            # A side of 4 becomes 2: batch normalisation sees several values even of one image. By
+            # concatenation, because inductor fails in the gradient of replicate padding.
+            for side in (2, 3):
+                last = features.narrow(side, features.shape[side] - 1, 1)
+                missing = max(0, 4 - features.shape[side])
+                features = torch.cat([features, *missing * [last]], side)
             features = block(features)
         return features

@@ -1,3 +1,4 @@
+from functools import partialmethod
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,46 @@ def test_resumed_run_continues_where_it_was(tmp_path: Path, demo_root: Path) -> 
         assert a.param_groups[0]["lr"] == b.param_groups[0]["lr"]
         for left, right in zip(a.state.values(), b.state.values(), strict=True):
             torch.testing.assert_close(left["exp_avg_sq"], right["exp_avg_sq"])
+
+
+@pytest.mark.slow
+def test_compiled_training(
+    tmp_path: Path, part: SurfaceDemo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: the same run without a compiler. Without inductor, which takes minutes."""
+    compile_ = partialmethod(torch.nn.Module.compile, backend="aot_eager", fullgraph=True)
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_)
+    watches = Watch(), Watch()
+    for watch, compiled in zip(watches, (False, True), strict=True):
+        model = small(torch_compile=compiled, seed=1)
+        torch._dynamo.utils.counters.clear()
+        run = engine(tmp_path, max_steps=2, callbacks=[watch], limit_val_batches=0)
+        run.fit(model, datamodule=part)
+    counters = torch._dynamo.utils.counters
+    assert counters["stats"]["unique_graphs"] >= 4  # the model, twice the discriminator, thresholds
+    assert counters["graph_break"] == {}
+    eager, compiled = (watch.losses for watch in watches)
+    assert eager[0] == pytest.approx(compiled[0], rel=1e-3)
+    assert eager[1] == pytest.approx(compiled[1], rel=2e-2)
+    assert model._compiled_call_impl is model.model._compiled_call_impl is None
+    run.export(model, "openvino", tmp_path)
+
+
+@pytest.mark.parametrize("part", ["variation", "anomaly_generator"])
+def test_synthesis_is_one_graph(part: str) -> None:
+    """Of a size that is not the next one's: a GPU's last batch is smaller."""
+    module = getattr(small(), part)
+    torch.compiler.reset()
+    compiled = torch.compile(module, backend="aot_eager", fullgraph=True, dynamic=False)
+    for batch in (4, 3):
+        images = photographs(batch)
+        result = compiled(images)
+        if part == "anomaly_generator":
+            result, masks = result
+            changed = (result != images).any(1, keepdim=True)
+            assert torch.equal(changed, masks > 0)
+        assert result.shape == images.shape
+        assert not torch.equal(result, images)
 
 
 @pytest.mark.slow

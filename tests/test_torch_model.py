@@ -1,3 +1,4 @@
+import shutil
 from itertools import pairwise
 
 import pytest
@@ -67,6 +68,21 @@ def test_discriminator_works_at_other_sizes_even_with_one_image(size: tuple[int,
     logits = critic(torch.rand(1, 3, *size), torch.rand(1, 1, *size))
     assert logits.shape == (1,)
     assert logits.isfinite().all()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # torch's own, from inside the compiler
+def test_a_compiled_discriminator_has_the_same_gradients() -> None:
+    """Inductor fails in the gradient of replicate padding if images are channels_last."""
+    critic = Discriminator()
+    images, mask = torch.rand(3, 3, 64, 64), torch.rand(3, 1, 64, 64)
+    images = images.to(memory_format=torch.channels_last).requires_grad_()
+    gradients = [
+        torch.autograd.grad(network(images, mask).square().sum(), images)[0]
+        for network in (critic, torch.compile(critic))
+    ]
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("decoder", ["paper", "skip"])
