@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from anomalib_anoseg.arguments import require_range, require_within
-from anomalib_anoseg.cut_paste import AnomalyParameters, cut_paste
+from anomalib_anoseg.cut_paste import cut_paste
 from anomalib_anoseg.draws import Draw, on_structure
+from anomalib_anoseg.lookup import AnomalyParameters
 from anomalib_anoseg.shapes import Images, Masks
 
 Range = tuple[float, float]

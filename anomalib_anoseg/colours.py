@@ -25,19 +25,22 @@ def paint_colours(colour: Tensor, images: Images) -> Tensor:
     return torch.where(grey, luma, colour)
 
 
-def paint(pixels: Images, owner: Tensor, painted: Flags, colour: Tensor) -> Images:
-    """Give the painted patches their colour.
+def paint(
+    pixels: Images, owner: Tensor, painted: Flags, colour: Tensor, areas: list[tuple[slice, slice]]
+) -> None:
+    """Give the painted patches their colour, in place.
 
     Args:
         pixels: What is painted on.
         owner: Which patch each pixel belongs to, (n, h, w), -1 for none.
         painted: Which patches are painted.
         colour: Their colours, (n, p, c).
+        areas: Rows and columns that patches are in, as many as there can be.
     """
-    for patch in range(painted.shape[1]):
-        here = (owner == patch) & painted[:, patch, None, None]
-        pixels = torch.where(here[:, None], colour[:, patch, :, None, None], pixels)
-    return pixels
+    for patch, area in enumerate(areas):
+        here = pixels[(..., *area)]
+        own = (owner[(..., *area)] == patch) & painted[:, patch, None, None]
+        here.copy_(torch.where(own[:, None], colour[:, patch, :, None, None], here))
 
 
 _TO_YIQ = torch.tensor(

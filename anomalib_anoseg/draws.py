@@ -39,7 +39,9 @@ class Draw:
 def on_structure(draw: Draw, images: Images, p: int) -> Points:
     """Draw p positions per image, (n, p, 2) in pixels, with its local contrast as the density."""
     n, _, height, width = images.shape
-    grey = images.float().mean(1, keepdim=True)
+    # A part of the pixels tells it as well: all of them took a tenth of the generator's time.
+    step = max(1, min(height, width) // (4 * STRUCTURE_CELLS))
+    grey = images[..., ::step, ::step].float().mean(1, keepdim=True)
     mean, square = (adaptive_avg_pool2d(v, STRUCTURE_CELLS) for v in (grey, grey.square()))
     contrast = (square - mean.square()).clamp(min=0).sqrt()  # standard deviation in each cell
     # A flat image has no structure: everywhere is as good.

@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 from torchvision.transforms import ColorJitter
 from torchvision.transforms.v2.functional import pil_to_tensor, to_dtype, to_pil_image
 
-from anomalib_anoseg import AnomalyGenerator, AnoSeg, cut_paste
+from anomalib_anoseg import AnomalyGenerator, AnoSeg
 from anomalib_anoseg.loss import l1_bce_dice_loss
 from anomalib_anoseg.variation import Variation
 
@@ -74,13 +74,9 @@ def check(images: Tensor, generator: AnomalyGenerator) -> None:
     """Compare windows with the whole batch at once, which is what a GPU computes."""
     draws = generator.sample(images)
     fast = generator.apply_parameters(images, draws)
-    height, width = images.shape[-2:]
-    everything = cut_paste.Window(
-        slice(0, len(images)), slice(0, height), slice(0, width), draws.present.shape[1]
-    )
-    original, cut_paste.windows = cut_paste.windows, lambda *_: [everything]
+    original, torch.compiler.is_compiling = torch.compiler.is_compiling, lambda: True
     slow = generator.apply_parameters(images, draws)
-    cut_paste.windows = original
+    torch.compiler.is_compiling = original
     for a, b in zip(fast, slow, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
 
