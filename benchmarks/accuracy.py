@@ -87,20 +87,16 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run(arguments: argparse.Namespace, category: str, seed: int) -> dict[str, Any]:
-    """Train once, test once."""
+def prepare(
+    arguments: argparse.Namespace, category: str, seed: int
+) -> tuple[AnoSeg, MVTecAD, dict[str, Any]]:
+    """Return the model, the data, and the arguments of the trainer."""
     overrides = dict(item.split("=", 1) for item in arguments.set)
     overrides |= {"model.init_args.seed": seed, "model.init_args.visualizer": "false"}
     trainer = yaml.safe_load(arguments.config.read_text()).get("trainer", {})
     for key in [key for key in overrides if key.startswith("trainer.")]:
         trainer[key.removeprefix("trainer.")] = yaml.safe_load(overrides.pop(key))
-    metrics = [
-        *default_metrics(),
-        IoUPerImage(fields=["pred_mask", "gt_mask"], prefix="pixel_", strict=False),
-        F1Max(fields=["pred_score", "gt_label"], prefix="image_", strict=False),
-    ]
     model = AnoSeg.from_config(arguments.config, **overrides)
-    model.evaluator = Evaluator(test_metrics=metrics)
     data = MVTecAD(
         arguments.root,
         category,
@@ -108,6 +104,18 @@ def run(arguments: argparse.Namespace, category: str, seed: int) -> dict[str, An
         eval_batch_size=16,
         num_workers=0,
     )
+    return model, data, trainer
+
+
+def run(arguments: argparse.Namespace, category: str, seed: int) -> dict[str, Any]:
+    """Train once, test once."""
+    model, data, trainer = prepare(arguments, category, seed)
+    metrics = [
+        *default_metrics(),
+        IoUPerImage(fields=["pred_mask", "gt_mask"], prefix="pixel_", strict=False),
+        F1Max(fields=["pred_score", "gt_label"], prefix="image_", strict=False),
+    ]
+    model.evaluator = Evaluator(test_metrics=metrics)
 
     def engine() -> Engine:
         return Engine(default_root_dir=arguments.out / "runs", logger=False, **trainer)

@@ -41,3 +41,21 @@ def test_accuracy_script(config: Path, demo_root: Path, tmp_path: Path) -> None:
     mean = sum(result["metrics"]["pixel_AUROC"] for result in results) / 2
     assert f"{mean:.3f} ±" in row
     assert "Not run: zipper." in table
+
+
+@pytest.mark.slow
+def test_time_to_quality_script(demo_root: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable, PROJECT / "benchmarks/time_to_quality.py", "--root", demo_root,
+        "--config", PROJECT / "configs/cpu.yaml", "--categories", "part",
+        "--batch", "4", "--out", tmp_path, "--set", "trainer.max_steps=4",
+        "model.init_args.backbone=mobilenetv3_small_050",
+        "model.init_args.pre_processor.init_args.image_size=[64,64]",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads((tmp_path / "results/bench/time_to_quality.json").read_text())
+    curve = result["curves"]["part"]
+    assert len(curve["minutes"]) == len(curve["pixel_AUROC"]) == 4
+    assert curve["minutes"] == sorted(curve["minutes"])
+    assert (tmp_path / "results/bench/time_to_quality.png").stat().st_size > 1000
