@@ -153,8 +153,10 @@ class AnomalyGenerator(nn.Module):
             to the input, inside every pixel differs; the mask of a normal image is zero, the mask
             of a synthetic one is never empty.
         """
-        parameters = self.sample(images, generator)
-        return self.apply_parameters(images, parameters)
+        # In mixed precision's bfloat16 a position is half a pixel off at 256, and patches would be
+        # told by their rounded colours.
+        with torch.autocast(images.device.type, enabled=False):
+            return self.apply_parameters(images, self.sample(images, generator))
 
     def sample(self, images: Images, generator: torch.Generator | None = None) -> AnomalyParameters:
         """Draw what is random about one batch.

@@ -38,6 +38,11 @@ class Variation(nn.Module):
     @torch.no_grad()
     def forward(self, images: Images, generator: torch.Generator | None = None) -> Images:
         """Return the images in [0, 1] changed; what comes in from outside repeats the border."""
+        # In mixed precision's bfloat16 a position would be half a pixel off at 256.
+        with torch.autocast(images.device.type, enabled=False):
+            return self._vary(images, generator)
+
+    def _vary(self, images: Images, generator: torch.Generator | None) -> Images:
         draw, n = Draw(images.device, generator), len(images)
         if self.turn or self.shift or self.zoom:
             angle = torch.deg2rad(draw.uniform(-self.turn, self.turn, n))

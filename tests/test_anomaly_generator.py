@@ -155,6 +155,16 @@ def test_global_seed_is_enough() -> None:
     assert torch.equal(generator(images)[0], first)
 
 
+@pytest.mark.parametrize("name", GENERATORS)
+def test_mixed_precision_rounds_nothing(name: str) -> None:
+    generator, images = plain(**GENERATORS[name]), photographs(4)
+    expected = generator(images, torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = generator(images, torch.Generator().manual_seed(0))
+    for got, wanted in zip(result, expected, strict=True):
+        assert torch.equal(got, wanted)
+
+
 def test_no_gradients_are_recorded() -> None:
     images = photographs(4).requires_grad_()
     synthetic, masks = plain()(images)

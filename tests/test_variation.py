@@ -65,6 +65,14 @@ def test_images_stay_images(dtype: torch.dtype, channels: int) -> None:
     assert len({tuple(i.flatten().tolist()) for i in changed - images}) == 4  # each by its own
 
 
+def test_mixed_precision_rounds_nothing() -> None:
+    vary, images = Variation(turn=5, shift=0.03, zoom=0.05, lighting=0.1), photographs(4)
+    expected = vary(images, torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = vary(images, torch.Generator().manual_seed(0))
+    assert torch.equal(result, expected)
+
+
 def test_grey_stays_grey() -> None:
     grey = photographs(2, 1).expand(-1, 3, -1, -1)
     changed = Variation(10, 0.1, 0.1, 0.3)(grey)
