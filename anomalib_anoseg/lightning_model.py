@@ -6,6 +6,7 @@ arXiv 2110.03396, 2021.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -23,12 +24,13 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from anomalib_anoseg import loss
+from anomalib_anoseg import __version__, loss
 from anomalib_anoseg.anomaly_generator import AnomalyGenerator
 from anomalib_anoseg.arguments import require_not_negative, require_one_of, require_positive
 from anomalib_anoseg.data_check import DataCheck
 from anomalib_anoseg.detector import Detector
 from anomalib_anoseg.evaluator import Evaluator
+from anomalib_anoseg.export import complete_files, write_metadata
 from anomalib_anoseg.finite import FiniteGuard
 from anomalib_anoseg.networks import Discriminator
 from anomalib_anoseg.post_processor import PostProcessor
@@ -215,9 +217,13 @@ class AnoSeg(AnomalibModule):
         self.model.to(memory_format=torch.channels_last)
         self.discriminator = Discriminator() if adversarial_weight > 0 else None
         self._finite = FiniteGuard()
+        self.trained_on = ""
 
     def on_fit_start(self) -> None:
-        """Compile, if asked for."""
+        """Take down the data's name, and compile, if asked for."""
+        data = getattr(self.trainer, "datamodule", None)
+        parts = (getattr(data, "name", None), getattr(data, "category", None))
+        self.trained_on = "/".join(part for part in parts if part)
         if not self.torch_compile:
             return
         for network in (self.model, self.discriminator):
@@ -342,11 +348,56 @@ class AnoSeg(AnomalibModule):
         """Refuse to overwrite a good checkpoint with weights that are not finite."""
         self._finite.check()
         super().on_save_checkpoint(checkpoint)
+        checkpoint["anoseg_trained_on"] = self.trained_on
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore what an exported model tells about its training."""
+        super().on_load_checkpoint(checkpoint)
+        self.trained_on = checkpoint.get("anoseg_trained_on", "")
 
     def validation_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """Add anomaly maps and scores to the batch."""
         del args, kwargs
         return batch.update(**self.model(batch.image)._asdict())
+
+    def to_torch(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:
+        """Export as anomalib does; a file is complete or not there."""
+        with complete_files(Path(export_root)) as part:
+            path = super().to_torch(part, *args, **kwargs)
+        return Path(export_root) / path.relative_to(part)
+
+    def to_onnx(  # type: ignore[override]  # anomalib's, which Lightning's differs from
+        self, export_root: Path | str, *args: Any, **kwargs: Any
+    ) -> Path:
+        """Export as anomalib does; a file is complete or not there.
+
+        With opset 18 by default: the exporter makes nothing older, and fails to convert it to
+        anomalib's 14 with a traceback.
+        """
+        with complete_files(Path(export_root)) as part:
+            path = super().to_onnx(part, *args, **{"opset_version": 18} | kwargs)
+        return Path(export_root) / path.relative_to(part)
+
+    def to_openvino(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:
+        """Export as anomalib does; a file is complete or not there, and says what it is.
+
+        The ``rt_info`` of the model has a section "anoseg" with model, version, the size that the
+        network sees, the data it was trained on, and both thresholds.
+        """
+        with complete_files(Path(export_root)) as part:
+            path = super().to_openvino(part, *args, **kwargs)
+            write_metadata(path, self._metadata())
+        return Path(export_root) / path.relative_to(part)
+
+    def _metadata(self) -> dict[str, str]:
+        metadata = {"model": "AnoSeg", "version": __version__, "data": self.trained_on}
+        size = getattr(getattr(self.pre_processor, "transform", None), "size", None)
+        if size is not None:
+            metadata["input_size"] = " ".join(map(str, size))
+        if self.post_processor is not None:
+            for name in ("image_threshold", "pixel_threshold"):
+                metadata[name] = f"{float(getattr(self.post_processor, name)):.8g}"
+        return metadata
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return AdamW with a warmed-up cosine for each network; all of it ours."""

@@ -1,0 +1,1 @@
+"""From an exported model to results: frames -> segmenter -> records. Needs no torch."""
