@@ -1,11 +1,102 @@
-"""Exported files that are complete, and say what they are."""
+"""anomalib's export, with files that are complete and say what they are."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+
+from anomalib.data import AnomalibDataModule
+from anomalib.deploy import CompressionType
+from anomalib.models.components.base.export_mixin import ExportMixin as AnomalibExportMixin
+from torch.export import Dim
+
+from anomalib_anoseg import __version__
+from anomalib_anoseg.torch_model import SMALLEST_SIDE
 
 SECTION = "anoseg"  # of an OpenVINO model's rt_info
+
+
+class ExportMixin(AnomalibExportMixin):
+    """Exports of AnoSeg; arguments and names of files are anomalib's.
+
+    Attributes:
+        trained_on: Name of the data module and its category, empty if unknown.
+    """
+
+    trained_on: str
+    pre_processor: Any
+    post_processor: Any
+
+    def to_torch(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:
+        """Export as anomalib does; a file is complete or not there."""
+        with complete_files(Path(export_root)) as part:
+            path = super().to_torch(part, *args, **kwargs)
+        return Path(export_root) / path.relative_to(part)
+
+    def to_onnx(
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        **kwargs: Any,
+    ) -> Path:
+        """Export as anomalib does; a file is complete or not there.
+
+        With opset 18 by default: the exporter makes nothing older, and fails to convert it to
+        anomalib's 14 with a traceback.
+        """
+        if input_size is None:
+            # anomalib's example for an open size is 32 x 32, which the network refuses.
+            input_size = (SMALLEST_SIDE, SMALLEST_SIDE)
+            height, width = (Dim(name, min=SMALLEST_SIDE) for name in ("height", "width"))
+            kwargs = {"dynamic_shapes": ({0: Dim("batch"), 2: height, 3: width},)} | kwargs
+        kwargs = {"opset_version": 18} | kwargs
+        with complete_files(Path(export_root)) as part:
+            path = super().to_onnx(part, model_file_name, input_size, **kwargs)
+        return Path(export_root) / path.relative_to(part)
+
+    def to_openvino(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:
+        """Export as anomalib does; a file is complete or not there, and says what it is.
+
+        The ``rt_info`` of the model has a section "anoseg" with model, version, the size that the
+        network sees, the data it was trained on, and both thresholds.
+        """
+        with complete_files(Path(export_root)) as part:
+            path = super().to_openvino(part, *args, **kwargs)
+            write_metadata(path, self._metadata())
+        return Path(export_root) / path.relative_to(part)
+
+    def _metadata(self) -> dict[str, str]:
+        metadata = {"model": "AnoSeg", "version": __version__, "data": self.trained_on}
+        size = getattr(getattr(self.pre_processor, "transform", None), "size", None)
+        if size is not None:
+            metadata["input_size"] = " ".join(map(str, size))
+        if self.post_processor is not None:
+            for name in ("image_threshold", "pixel_threshold"):
+                metadata[name] = f"{float(getattr(self.post_processor, name)):.8g}"
+        return metadata
+
+    def _compress_ov_model(
+        self,
+        model: Any,
+        compression_type: CompressionType | None = None,
+        datamodule: AnomalibDataModule | None = None,
+        metric: Any = None,
+        task: Any = None,
+        max_drop: float = 0.01,
+    ) -> Any:
+        """Quantise as :mod:`anomalib_anoseg.quantization` does where activations are quantised."""
+        from anomalib_anoseg.quantization import quantize
+
+        if compression_type not in {CompressionType.INT8_PTQ, CompressionType.INT8_ACQ}:
+            return super()._compress_ov_model(model, compression_type)
+        if datamodule is None:
+            msg = f"{compression_type} needs good images to calibrate with: give a data module"
+            raise ValueError(msg)
+        del task
+        drop = max_drop if compression_type == CompressionType.INT8_ACQ else None
+        return quantize(model, self, datamodule, metric, drop)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ arXiv 2110.03396, 2021.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -24,13 +23,13 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from anomalib_anoseg import __version__, loss
+from anomalib_anoseg import loss
 from anomalib_anoseg.anomaly_generator import AnomalyGenerator
 from anomalib_anoseg.arguments import require_not_negative, require_one_of, require_positive
 from anomalib_anoseg.data_check import DataCheck
 from anomalib_anoseg.detector import Detector
 from anomalib_anoseg.evaluator import Evaluator
-from anomalib_anoseg.export import complete_files, write_metadata
+from anomalib_anoseg.export import ExportMixin
 from anomalib_anoseg.finite import FiniteGuard
 from anomalib_anoseg.networks import Discriminator
 from anomalib_anoseg.post_processor import PostProcessor
@@ -44,7 +43,7 @@ CHECK_EVERY = 50  # steps; a GPU does not wait for the losses in between
 SEGMENTATION_LOSSES = {"l1": loss.l1_loss, "l1_bce_dice": loss.l1_bce_dice_loss}
 
 
-class AnoSeg(AnomalibModule):
+class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning has another to_onnx
     """Segmentation network trained on synthetic anomalies made from good images.
 
     Args:
@@ -345,9 +344,11 @@ class AnoSeg(AnomalibModule):
         return parameters
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to overwrite a good checkpoint with weights that are not finite."""
+        """Add the thresholds; refuse to overwrite a good checkpoint with weights not finite."""
         self._finite.check()
         super().on_save_checkpoint(checkpoint)
+        if isinstance(self.post_processor, PostProcessor):
+            self.post_processor.complete(checkpoint, self)
         checkpoint["anoseg_trained_on"] = self.trained_on
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -359,45 +360,6 @@ class AnoSeg(AnomalibModule):
         """Add anomaly maps and scores to the batch."""
         del args, kwargs
         return batch.update(**self.model(batch.image)._asdict())
-
-    def to_torch(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:
-        """Export as anomalib does; a file is complete or not there."""
-        with complete_files(Path(export_root)) as part:
-            path = super().to_torch(part, *args, **kwargs)
-        return Path(export_root) / path.relative_to(part)
-
-    def to_onnx(  # type: ignore[override]  # anomalib's, which Lightning's differs from
-        self, export_root: Path | str, *args: Any, **kwargs: Any
-    ) -> Path:
-        """Export as anomalib does; a file is complete or not there.
-
-        With opset 18 by default: the exporter makes nothing older, and fails to convert it to
-        anomalib's 14 with a traceback.
-        """
-        with complete_files(Path(export_root)) as part:
-            path = super().to_onnx(part, *args, **{"opset_version": 18} | kwargs)
-        return Path(export_root) / path.relative_to(part)
-
-    def to_openvino(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:
-        """Export as anomalib does; a file is complete or not there, and says what it is.
-
-        The ``rt_info`` of the model has a section "anoseg" with model, version, the size that the
-        network sees, the data it was trained on, and both thresholds.
-        """
-        with complete_files(Path(export_root)) as part:
-            path = super().to_openvino(part, *args, **kwargs)
-            write_metadata(path, self._metadata())
-        return Path(export_root) / path.relative_to(part)
-
-    def _metadata(self) -> dict[str, str]:
-        metadata = {"model": "AnoSeg", "version": __version__, "data": self.trained_on}
-        size = getattr(getattr(self.pre_processor, "transform", None), "size", None)
-        if size is not None:
-            metadata["input_size"] = " ".join(map(str, size))
-        if self.post_processor is not None:
-            for name in ("image_threshold", "pixel_threshold"):
-                metadata[name] = f"{float(getattr(self.post_processor, name)):.8g}"
-        return metadata
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return AdamW with a warmed-up cosine for each network; all of it ours."""

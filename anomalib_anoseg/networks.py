@@ -75,10 +75,11 @@ class Encoder(nn.Module):
 def coordinates(images: Images) -> Images:
     """Return the planes of row and column, (b, 2, h, w) in [-1, 1]."""
     batch, _, height, width = images.shape
-    rows = torch.linspace(-1, 1, height, device=images.device, dtype=images.dtype)
-    columns = torch.linspace(-1, 1, width, device=images.device, dtype=images.dtype)
-    planes = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
-    return planes.expand(batch, -1, -1, -1)
+    # Not linspace: an exported model would keep the size of the example.
+    pixels = (torch.arange(side, device=images.device).float() for side in (height, width))
+    positions = (2 * index / index[-1:] - 1 for index in pixels)
+    planes = torch.stack(torch.meshgrid(*positions, indexing="ij"))
+    return planes.to(images.dtype).expand(batch, -1, -1, -1)
 
 
 class ConvBlock(nn.Sequential):

@@ -88,16 +88,24 @@ class PostProcessor(AnomalibPostProcessor):
         """Look at nothing: these may be test images."""
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set the thresholds; checkpoints are saved right after."""
-        self._calibrate(trainer, pl_module)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set the thresholds of an epoch that ended without validation, for its checkpoint."""
+        """Set the thresholds, for metrics that need them."""
         self._calibrate(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the thresholds of the last weights, if they came after the last validation."""
         self._calibrate(trainer, pl_module)
+
+    def complete(self, checkpoint: dict[str, Any], pl_module: LightningModule) -> None:
+        """Set the thresholds of the weights that are being saved, wherever in an epoch that is.
+
+        Not at the end of each epoch: with few images that took a tenth of the training. Called by
+        AnoSeg, because Lightning leaves callbacks out of checkpoints of weights alone.
+        """
+        if self._held_out is None:
+            return
+        self._calibrate(pl_module.trainer, pl_module)
+        for name, value in self.state_dict().items():
+            checkpoint["state_dict"][f"post_processor.{name}"] = value
 
     def _calibrate(self, trainer: Trainer, module: LightningModule) -> None:
         if self._held_out is None or self._step == trainer.global_step:

@@ -9,6 +9,7 @@ from anomalib.engine import Engine
 from anomalib.metrics import AUPRO, AUROC
 from anomalib.post_processing import PostProcessor as AnomalibPostProcessor
 from conftest import photographs
+from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 from torch import Tensor, nn
 
@@ -275,6 +276,26 @@ def test_thresholds_belong_to_the_weights_they_are_saved_with(
         assert 0 < expected["_pixel_threshold"] < 1
         for name, value in trained.post_processor.state_dict().items():
             torch.testing.assert_close(value, expected[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weights_only", [False, True])
+def test_checkpoints_within_an_epoch_have_their_thresholds(
+    good: Path, tmp_path: Path, weights_only: bool
+) -> None:
+    every_step = ModelCheckpoint(
+        tmp_path / "steps",
+        every_n_train_steps=1,
+        save_top_k=-1,
+        save_weights_only=weights_only,
+    )
+    train(small(), module(good), tmp_path, callbacks=[every_step], max_epochs=1)
+    paths = [*(tmp_path / "steps").glob("*.ckpt")]
+    assert len(paths) > 1
+    for path in paths:
+        saved = AnoSeg.load_from_checkpoint(path)
+        expected = refitted(saved, good)._pixel_threshold
+        torch.testing.assert_close(saved.post_processor._pixel_threshold, expected)
 
 
 @pytest.mark.slow

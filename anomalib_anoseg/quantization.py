@@ -1,0 +1,134 @@
+"""8-bit models that keep their maps: calibrated by good images and synthetic anomalies.
+
+anomalib calibrates with its validation images, which by default are the test images, and lets
+everything be quantised. Here that clips the map, whose values above those of the calibration
+images are what it is about, and OpenVINO cannot compile the quantised resize.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from anomalib.data import AnomalibDataModule, ImageBatch
+from numpy.typing import NDArray
+from torch.nn.functional import interpolate
+
+from anomalib_anoseg.held_out import HeldOut
+from anomalib_anoseg.metrics import IoU
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+SYNTHETIC_IMAGES = 128  # at least; few good images are used several times
+
+
+class Sample(NamedTuple):
+    """An image as the exported model gets it, (1, c, h, w), and its mask at the network's size."""
+
+    image: NDArray[np.float32]
+    mask: torch.Tensor
+
+
+def quantize(
+    model: "ov.Model",
+    module: Any,
+    datamodule: AnomalibDataModule,
+    metric: Any = None,
+    max_drop: float | None = None,
+) -> "ov.Model":
+    """Return the model with convolutions in 8 bits.
+
+    Args:
+        model: The exported model.
+        module: The AnoSeg it was exported from.
+        datamodule: Gives the good images; no test image is looked at.
+        metric: What must not drop, an anomalib metric; by default the IoU at the threshold.
+        max_drop: Go back to floating point where the metric drops by more than this.
+    """
+    import nncf
+
+    samples = calibration_samples(module, datamodule, model)
+    images = nncf.Dataset(samples, lambda sample: sample.image)
+    scope = nncf.IgnoredScope(names=outer_operations(model))
+    count = len(samples)
+    if max_drop is None:
+        return nncf.quantize(model, images, ignored_scope=scope, subset_size=count)
+    checked = metric or IoU(fields=["pred_mask", "gt_mask"])
+
+    def measure(compiled: Callable[..., Any], samples: Iterable[Sample]) -> float:
+        checked.reset()
+        for sample in samples:
+            outputs = compiled(sample.image)
+            answer: dict[str, Any] = {
+                name: torch.from_numpy(outputs[name])
+                for name in ("pred_score", "pred_label", "anomaly_map", "pred_mask")
+            }
+            label = sample.mask.flatten(1).any(1)
+            image = torch.from_numpy(sample.image)
+            checked.update(ImageBatch(image, gt_mask=sample.mask, gt_label=label, **answer))
+        return float(checked.compute())
+
+    return nncf.quantize_with_accuracy_control(
+        model,
+        images,
+        nncf.Dataset(samples),
+        measure,
+        max_drop=max_drop,
+        ignored_scope=scope,
+        subset_size=count,
+    )
+
+
+def calibration_samples(
+    module: Any, datamodule: AnomalibDataModule, model: "ov.Model"
+) -> list[Sample]:
+    """Return good images as the network sees them, and synthetic anomalies made from them."""
+    datamodule.setup("fit")
+    held_out = HeldOut(datamodule, module.pre_processor or (lambda images: images))
+    held_out.release()
+    shape = model.input(0).partial_shape[2:]
+    random = torch.Generator().manual_seed(0)
+    repeats = math.ceil(SYNTHETIC_IMAGES / len(held_out.images))
+    samples = []
+    for image in held_out.images:
+        several = image.cpu().expand(1 + repeats, -1, -1, -1)
+        images, masks = module.anomaly_generator(several, random)
+        images = images if shape.is_dynamic else interpolate(images, shape.to_shape())
+        samples += [
+            Sample(one[None].numpy(), mask[None] > 0)
+            for one, mask in zip(images, masks, strict=True)
+        ]
+    return samples
+
+
+def outer_operations(model: "ov.Model") -> list[str]:
+    """Return the names of what lies before the first and after the last convolution of any path.
+
+    With these convolutions: the first sees pixels and coordinates, the last makes the map.
+    """
+    outer: dict[str, Any] = {}
+
+    def walk(start: Iterable[Any], neighbours: Callable[[Any], Iterable[Any]]) -> None:
+        seen = set()
+        todo = list(start)
+        while todo:
+            node = todo.pop()
+            name = node.get_friendly_name()
+            if name in seen or node.get_type_name() == "Constant":
+                continue
+            seen.add(name)
+            if node.get_type_name() not in {"Convolution", "ConvolutionBackpropData"}:
+                todo += neighbours(node)
+        outer.update(dict.fromkeys(seen))
+
+    def consumers(node: Any) -> list[Any]:
+        return [target.get_node() for out in node.outputs() for target in out.get_target_inputs()]
+
+    def sources(node: Any) -> list[Any]:
+        return [value.get_source_output().get_node() for value in node.inputs()]
+
+    walk(model.get_parameters(), consumers)
+    walk(model.get_results(), sources)
+    return [*outer]

@@ -1,0 +1,351 @@
+"""Exported models say what torch says, with the real runtimes."""
+
+import subprocess
+import sys
+import sysconfig
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnxruntime
+import openvino as ov
+import pytest
+import torch
+from anomalib.data import ImageBatch
+from anomalib.deploy import CompressionType, OpenVINOInferencer, TorchInferencer
+from anomalib.engine import Engine
+from anomalib.metrics import AnomalibMetric
+from conftest import photographs
+from torch import Tensor
+
+from anomalib_anoseg import AnoSeg, PreProcessor, SurfaceDemo
+from anomalib_anoseg.export import complete_files
+from anomalib_anoseg.metrics import AUROC, IoUMax
+
+SMALL = "resnet10t"
+F32 = {"INFERENCE_PRECISION_HINT": "f32"}
+NAMES = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
+OPEN = [(96, 96), (64, 128), (200, 75), (1024, 1024)]
+FIXED = [(128, 96)]
+
+
+def untrained(
+    decoder: Literal["paper", "skip"] = "skip", image_score: Literal["map", "detector"] = "map"
+) -> AnoSeg:
+    """Return a small model whose maps and scores lie on both sides of their thresholds."""
+    model = AnoSeg(
+        backbone=SMALL,
+        decoder=decoder,
+        image_score=image_score,
+        pre_processor=PreProcessor((64, 96)),
+        seed=0,
+    )
+    calibrate(model)
+    return model
+
+
+def calibrate(model: AnoSeg) -> None:
+    images = photographs(16, height=64, width=96)
+    model.model.train()
+    for _ in range(20):  # batch statistics that fit
+        model.model(images)
+    model.eval()
+    with torch.no_grad():
+        answer = model.model(images)
+        # Spread the map over the range of probabilities, by the last layer.
+        last = [m for m in model.model.map_decoder.modules() if hasattr(m, "weight")][-1]
+        spread = answer.anomaly_map.logit().std()
+        last.weight *= 2 / spread
+        answer = model.model(images)
+        model.post_processor._pixel_threshold.copy_(answer.anomaly_map.median())
+        model.post_processor._image_threshold.copy_(answer.pred_score.median())
+
+
+class Runtimes:
+    """The same model in torch, ONNX Runtime and OpenVINO."""
+
+    def __init__(self, model: AnoSeg, folder: Path, size: tuple[int, int] | None) -> None:
+        self.model = model
+        self.onnx = onnxruntime.InferenceSession(model.to_onnx(folder, input_size=size))
+        self.xml = model.to_openvino(folder, input_size=size)
+        self.openvino = ov.Core().compile_model(self.xml, "CPU", F32)
+
+    def answers(self, images: Tensor) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        with torch.no_grad():
+            yield "torch", {n: v for n, v in self.model(images)._asdict().items() if n in NAMES}
+        names = [output.name for output in self.onnx.get_outputs()]
+        seen = self.onnx.run(None, {"input": images.numpy()})
+        yield "onnx", {n: torch.from_numpy(v) for n, v in zip(names, seen, strict=True)}
+        outputs = self.openvino(images.numpy())
+        yield "openvino", {n: torch.from_numpy(outputs[n]) for n in NAMES}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [None, FIXED[0]], ids=["any size", "fixed size"])
+@pytest.mark.parametrize("image_score", ["map", "detector"])
+@pytest.mark.parametrize("decoder", ["skip", "paper"])
+def test_parity(
+    decoder: Literal["skip", "paper"],
+    image_score: Literal["map", "detector"],
+    size: tuple[int, int] | None,
+    tmp_path: Path,
+) -> None:
+    runtimes = Runtimes(untrained(decoder, image_score), tmp_path, size)
+    labels = []
+    for shape in FIXED if size else OPEN:
+        for batch in (1, 4):
+            images = photographs(batch, height=shape[0], width=shape[1])
+            answers = dict(runtimes.answers(images))
+            expected = answers.pop("torch")
+            labels += expected["pred_label"].tolist()
+            assert 0.01 < expected["pred_mask"].float().mean() < 0.99
+            for seen in answers.values():
+                for name in ("anomaly_map", "pred_score"):
+                    got = seen[name].view_as(expected[name])
+                    torch.testing.assert_close(got, expected[name], atol=1e-4, rtol=0)
+                for name, of in (("pred_label", "pred_score"), ("pred_mask", "anomaly_map")):
+                    flipped = seen[name].view_as(expected[name]) != expected[name]
+                    undecided = (expected[of] - 0.5).abs() < 1e-4
+                    assert not (flipped & ~undecided.view_as(flipped)).any()
+    assert size or len(set(labels)) == 2
+
+
+@pytest.mark.slow
+def test_coordinates_follow_the_size(tmp_path: Path) -> None:
+    """Without a pre-processor images of any size reach the network as they are."""
+    model = AnoSeg(backbone=SMALL, pre_processor=False, seed=0)
+    calibrate(model)
+    runtimes = Runtimes(model, tmp_path, None)
+    for side in (256, 320):
+        answers = dict(runtimes.answers(photographs(1, height=side, width=side)))
+        for runtime in ("onnx", "openvino"):
+            got, expected = answers[runtime]["anomaly_map"], answers["torch"]["anomaly_map"]
+            assert got.shape == (1, 1, side, side)
+            torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def trained(
+    tmp_path_factory: pytest.TempPathFactory, demo_root: Path
+) -> tuple[AnoSeg, SurfaceDemo]:
+    """Train a little on the demo's part, so that quantisation has something to lose."""
+    folder = tmp_path_factory.mktemp("trained")
+    data = SurfaceDemo(demo_root, category="part", train_batch_size=8, num_workers=0)
+    model = AnoSeg(
+        backbone="resnet10t",
+        reconstruction_weight=0,
+        adversarial_weight=0,
+        pre_processor=PreProcessor((96, 96)),
+        visualizer=False,
+        evaluator=False,
+        seed=0,
+    )
+    engine = Engine(
+        max_epochs=30,
+        check_val_every_n_epoch=30,
+        logger=False,
+        default_root_dir=folder,
+        accelerator="cpu",
+    )
+    engine.fit(model, datamodule=data)
+    return model.eval(), data
+
+
+def measure(path: Path, data: SurfaceDemo, config: dict[str, str]) -> tuple[list[float], Tensor]:
+    """Return pixel AUROC and best IoU of an exported model, and its labels."""
+    compiled = ov.Core().compile_model(path, "CPU", config)
+    fields = ["anomaly_map", "gt_mask"]
+    metrics: list[AnomalibMetric] = [AUROC(fields=fields), IoUMax(fields=fields)]
+    labels = []
+    data.setup("test")
+    for item in data.test_data:
+        assert isinstance(item.image, Tensor)
+        outputs = compiled(item.image[None].numpy())
+        anomaly_map = torch.from_numpy(outputs["anomaly_map"])
+        mask = torch.nn.functional.interpolate(
+            torch.as_tensor(item.gt_mask)[None, None].float(), anomaly_map.shape[-2:]
+        )
+        for metric in metrics:
+            metric.update(ImageBatch(item.image[None], anomaly_map=anomaly_map, gt_mask=mask > 0.5))
+        labels.append(bool(outputs["pred_label"].item()))
+    return [float(metric.compute()) for metric in metrics], torch.tensor(labels)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("trained")
+@pytest.mark.parametrize("compression", ["fp16", "int8", "int8_ptq", "int8_acq"])
+def test_compressed_models_keep_their_maps(
+    trained: tuple[AnoSeg, SurfaceDemo], compression: str, tmp_path: Path
+) -> None:
+    model, data = trained
+    reference, labels = measure(model.to_openvino(tmp_path / "f32"), data, F32)
+    path = model.to_openvino(
+        tmp_path, compression_type=CompressionType(compression), datamodule=data
+    )
+    small, large = (
+        file.stat().st_size
+        for file in (path.with_suffix(".bin"), tmp_path / "f32/weights/openvino/model.bin")
+    )
+    kinds = weights(path)
+    if compression == "fp16":
+        assert set(kinds) == {"f16"}
+        assert small < 0.51 * large
+    else:
+        eight = kinds.count("i8") + kinds.count("u8")
+        assert eight >= len(kinds) - 2  # all but the first and the last convolution
+        assert small < 0.3 * large
+    figures, seen = measure(path, data, F32)
+    assert reference[0] > 0.7  # there is something to lose
+    for figure, before in zip(figures, reference, strict=True):
+        assert figure > before - 0.01
+    if compression == "fp16":
+        assert torch.equal(seen, labels)
+
+
+def weights(path: Path) -> list[str]:
+    """Return the types in which the convolutions' weights are stored."""
+    found = []
+    for node in ov.Core().read_model(path).get_ops():
+        if node.get_type_name() != "Convolution":
+            continue
+        value = node.input_value(1).get_node()
+        while value.get_type_name() != "Constant":
+            value = value.input_value(0).get_node()
+        found.append(value.get_element_type().get_type_name())
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("trained")
+def test_default_precision_is_close(trained: tuple[AnoSeg, SurfaceDemo], tmp_path: Path) -> None:
+    """A CPU may compute in bfloat16: maps differ by a few hundredths, figures and labels do not."""
+    model, data = trained
+    path = model.to_openvino(tmp_path)
+    (auroc, iou), labels = measure(path, data, F32)
+    (fast_auroc, fast_iou), fast_labels = measure(path, data, {})
+    assert fast_auroc == pytest.approx(auroc, abs=0.005)
+    assert fast_iou == pytest.approx(iou, abs=0.01)
+    assert torch.equal(labels, fast_labels)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("trained")
+def test_quantisation_needs_a_data_module(
+    trained: tuple[AnoSeg, SurfaceDemo], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="give a data module"):
+        trained[0].to_openvino(tmp_path, compression_type=CompressionType.INT8_PTQ)
+    assert not list(tmp_path.rglob("model.*"))
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("trained")
+def test_metadata(trained: tuple[AnoSeg, SurfaceDemo], tmp_path: Path) -> None:
+    model, _ = trained
+    path = model.to_openvino(tmp_path, compression_type=CompressionType.FP16)
+    read = ov.Core().read_model(path)
+    told = {
+        name: read.get_rt_info(["anoseg", name]).astype(str)
+        for name in ("model", "data", "input_size", "image_threshold", "pixel_threshold")
+    }
+    assert told["model"] == "AnoSeg"
+    assert told["data"] == "SurfaceDemo/part"
+    assert told["input_size"] == "96 96"
+    for name in ("image_threshold", "pixel_threshold"):
+        assert float(told[name]) == pytest.approx(float(getattr(model.post_processor, name)))
+        assert told[name] != "0.5"
+
+
+@pytest.mark.slow
+def test_inferencers_take_uint8_and_float(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRUST_REMOTE_CODE", "1")
+    monkeypatch.chdir(tmp_path)  # OpenVINOInferencer writes a cache there
+    model = untrained()
+    whole = (photographs(1, height=120, width=100)[0] * 255).round()
+    image = whole.movedim(0, -1).to(torch.uint8).numpy()
+    expected = model(whole[None] / 255)
+    torch_model = TorchInferencer(model.to_torch(tmp_path), device="cpu")
+    openvino_model = OpenVINOInferencer(model.to_openvino(tmp_path), "CPU", F32)
+    answers: list[Any] = [
+        torch_model.predict(image),
+        torch_model.predict(whole / 255),
+        openvino_model.predict(image),
+        openvino_model.predict((image / 255).astype(np.float32)),
+    ]
+    for answer in answers:
+        for name in ("anomaly_map", "pred_score"):
+            got = torch.as_tensor(getattr(answer, name)).view_as(getattr(expected, name))
+            torch.testing.assert_close(got, getattr(expected, name), atol=1e-4, rtol=0)
+        assert bool(torch.as_tensor(answer.pred_label)) == bool(expected.pred_label)
+
+
+@pytest.mark.slow
+def test_openvino_and_numpy_are_enough(tmp_path: Path) -> None:
+    """In an environment that has nothing else."""
+    model = untrained()
+    image = photographs(1, height=96, width=130)
+    np.save(tmp_path / "image.npy", image.numpy())
+    np.save(tmp_path / "map.npy", model(image).anomaly_map.detach().numpy())
+    path = model.to_openvino(tmp_path)
+    venv.create(tmp_path / "venv", with_pip=False)
+    site = next((tmp_path / "venv/lib").glob("python*/site-packages"))
+    libraries = Path(sysconfig.get_path("purelib"))
+    for name in ("numpy", "numpy.libs", "openvino"):
+        if (libraries / name).exists():
+            (site / name).symlink_to(libraries / name)
+    code = f"""
+import importlib.util, numpy as np, openvino as ov
+for name in ("torch", "anomalib", "anomalib_anoseg", "cv2"):
+    assert importlib.util.find_spec(name) is None, name
+model = ov.Core().compile_model({str(path)!r}, "CPU", {F32!r})
+seen = model(np.load("image.npy"))["anomaly_map"]
+np.testing.assert_allclose(seen, np.load("map.npy"), atol=1e-4)
+"""
+    subprocess.run([tmp_path / "venv/bin/python", "-c", code], cwd=tmp_path, check=True)
+
+
+def test_files_appear_only_when_all_are_complete(tmp_path: Path) -> None:
+    (tmp_path / "model.xml").write_text("old")
+
+    def fail() -> None:
+        with complete_files(tmp_path) as part:
+            (part / "model.xml").write_text("half")
+            (part / "missing").read_text()
+
+    with pytest.raises(FileNotFoundError):
+        fail()
+    assert [path.name for path in tmp_path.iterdir()] == ["model.xml"]
+    assert (tmp_path / "model.xml").read_text() == "old"
+    with complete_files(tmp_path) as part:
+        (part / "deep").mkdir()
+        (part / "deep/model.bin").write_text("new")
+        assert not (tmp_path / "deep").exists()
+    assert (tmp_path / "deep/model.bin").read_text() == "new"
+
+
+@pytest.mark.slow
+def test_a_full_disk_leaves_no_model(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        code = f"""
+from anomalib_anoseg import AnoSeg
+model = AnoSeg(backbone={SMALL!r}, reconstruction_weight=0, adversarial_weight=0)
+for export in (model.to_torch, model.to_onnx, model.to_openvino):
+    try:
+        export({str(disk)!r})
+    except Exception as error:
+        print(type(error).__name__)
+"""
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
+        )
+        assert len(done.stdout.split()) >= 3, done.stdout
+        assert not [path for path in disk.rglob("*") if path.is_file()]
+    finally:
+        subprocess.run(["umount", disk], check=True)
