@@ -58,4 +58,5 @@ def test_time_to_quality_script(demo_root: Path, tmp_path: Path) -> None:
     curve = result["curves"]["part"]
     assert len(curve["minutes"]) == len(curve["pixel_AUROC"]) == 4
     assert curve["minutes"] == sorted(curve["minutes"])
+    assert 0 <= curve["at the end"]["pixel_IoUMax"] <= 1
     assert (tmp_path / "results/bench/time_to_quality.png").stat().st_size > 1000
