@@ -83,7 +83,12 @@ class _AUROC(_Binned, BinaryAUROC):
 
 
 class _AUPR(_Binned, BinaryAveragePrecision):
-    pass
+    def curve(self) -> tuple[Tensor, Tensor]:
+        """Return recall and precision, from the highest threshold to the lowest."""
+        accepted, correct = (self.confmat[:, k, 1].double().flip(0) for k in (0, 1))
+        # Nothing exceeds the last threshold: by convention its precision is 1.
+        precision = torch.where(correct + accepted > 0, correct / (correct + accepted), 1.0)
+        return correct / self.seen[1], precision
 
 
 class _IoUMax(_Binned, BinaryPrecisionRecallCurve):
@@ -125,13 +130,15 @@ class _AUPRO(_Binned, BinaryPrecisionRecallCurve):
         self.overlap += _at_least(passed.bincount(weight, minlength=len(self.thresholds) + 1))
         self.regions += len(sizes) - 1
 
+    def curve(self) -> tuple[Tensor, Tensor]:
+        """Return false positive rate and mean overlap, from the highest threshold to the lowest."""
+        false_positive = self.confmat[:, 0, 1].double().flip(0)
+        return false_positive / self.seen[0], (self.overlap / self.regions).flip(0)
+
     def compute(self) -> Any:
         if not self.seen.all():
             return None
-        # From the last threshold, which nothing passes, to the first, which everything does.
-        overlap = (self.overlap / self.regions).flip(0)
-        false_positive = self.confmat[:, 0, 1].double().flip(0)
-        rate = false_positive / self.seen[0]
+        rate, overlap = self.curve()
         within = rate <= self.fpr_limit
         last = int(within.sum()) - 1
         span = rate[last + 1] - rate[last] if last + 1 < len(rate) else torch.ones(())

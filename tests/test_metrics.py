@@ -196,3 +196,18 @@ def test_reset_forgets() -> None:
         first = value(metric, data)
         metric.reset()
         assert value(metric, data) == pytest.approx(first)
+
+
+def test_curves_enclose_the_areas() -> None:
+    fields = ["anomaly_map", "gt_mask"]
+    precision = metrics.AUPR(fields=fields)
+    overlap = metrics.AUPRO(fields=fields, fpr_limit=1.0)
+    for metric in (precision, overlap):
+        for batch in batches(1.0):
+            metric.update(batch)
+    recall, height = precision.curve()
+    area = ((recall[1:] - recall[:-1]) * height[1:]).sum()
+    torch.testing.assert_close(area.float(), precision.compute(), atol=1e-4, rtol=0)
+    rate, height = overlap.curve()
+    area = torch.trapezoid(height, rate)
+    torch.testing.assert_close(area.float(), overlap.compute(), atol=1e-4, rtol=0)

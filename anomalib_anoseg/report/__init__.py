@@ -1,0 +1,1 @@
+"""Pages and tables about results: runs -> comparison, a model's answers -> page."""

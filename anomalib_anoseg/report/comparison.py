@@ -1,0 +1,164 @@
+"""Runs -> tables: mean and spread over seeds, per category, best and second best."""
+
+import math
+import statistics
+from collections import defaultdict
+from typing import NamedTuple
+
+from scipy.stats import friedmanchisquare, rankdata, studentized_range
+
+from anomalib_anoseg.report.runs import METRICS, Run
+
+# Fewer make no test of ranks (Demsar 2006, who wants still more categories for the chi-square).
+LEAST_MODELS, LEAST_CATEGORIES = 3, 6
+SIGNIFICANCE = 0.05
+
+
+class Cell(NamedTuple):
+    """Mean of a metric over the seeds of one model and category.
+
+    Attributes:
+        mean: None if it was not measured.
+        spread: Standard deviation over seeds, None for a single one.
+        place: 1 for the best of the column, 2 for the second best, 0 for the others.
+    """
+
+    mean: float | None
+    spread: float | None = None
+    place: int = 0
+
+    def __str__(self) -> str:
+        """Return what stands in a table."""
+        if self.mean is None:
+            return "not run"
+        spread = "" if self.spread is None else f" ± {self.spread:.3f}"
+        return f"{self.mean:.3f}{spread}"
+
+
+class Table(NamedTuple):
+    """One metric of all models.
+
+    Attributes:
+        metric: Its name in the literature.
+        columns: The categories, and their mean if there are several.
+        rows: Cells of each model.
+        difference: A sentence about which differences are more than chance, empty if there are too
+            few runs to say.
+    """
+
+    metric: str
+    columns: list[str]
+    rows: dict[str, list[Cell]]
+    difference: str
+
+
+def compare(runs: list[Run]) -> list[Table]:
+    """Return a table of each metric that any run has measured."""
+    models = list(dict.fromkeys(run.model for run in runs))
+    categories = sorted({run.category for run in runs})
+    tables = []
+    for key, name in METRICS.items():
+        values = defaultdict(list)
+        for run in runs:
+            if key in run.metrics:
+                values[run.model, run.category].append(run.metrics[key])
+        if not values:
+            continue
+        rows = {m: [_cell(values[m, c]) for c in categories] for m in models}
+        difference, columns = _difference(rows), categories
+        if len(categories) > 1:
+            columns = [*categories, "mean"]
+            rows = {model: [*cells, _mean(cells)] for model, cells in rows.items()}
+        tables.append(Table(name, columns, _placed(rows), difference))
+    return tables
+
+
+def _cell(values: list[float]) -> Cell:
+    if not values:
+        return Cell(None)
+    return Cell(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None)
+
+
+def _mean(cells: list[Cell]) -> Cell:
+    """Return the mean over categories; of some of them it would not compare with others'."""
+    known = [cell.mean for cell in cells if cell.mean is not None]
+    return Cell(statistics.mean(known) if len(known) == len(cells) else None)
+
+
+def _placed(rows: dict[str, list[Cell]]) -> dict[str, list[Cell]]:
+    """Mark the best and the second best of each column; equal values share a place."""
+    columns = []
+    for column in zip(*rows.values(), strict=True):
+        best = sorted({c.mean for c in column if c.mean is not None}, reverse=True)[:2]
+        marked = []
+        for cell in column:
+            place = best.index(cell.mean) + 1 if cell.mean in best and len(column) > 1 else 0
+            marked.append(cell._replace(place=place))
+        columns.append(marked)
+    return dict(zip(rows, map(list, zip(*columns, strict=True)), strict=True))
+
+
+def _difference(rows: dict[str, list[Cell]]) -> str:
+    """Test ranks over categories by Friedman, then give Nemenyi's critical difference.
+
+    Demsar, "Statistical comparisons of classifiers over multiple data sets", JMLR 2006.
+    """
+    columns = zip(*rows.values(), strict=True)
+    complete = [[c.mean for c in cells if c.mean is not None] for cells in columns]
+    complete = [cells for cells in complete if len(cells) == len(rows)]
+    models, categories = len(rows), len(complete)
+    if models < LEAST_MODELS or categories < LEAST_CATEGORIES:
+        return ""
+    p = friedmanchisquare(*zip(*complete, strict=True)).pvalue
+    if not p < SIGNIFICANCE:
+        return f"No difference in rank is more than chance (Friedman, p = {p:.2g})."
+    ranks = rankdata([[-value for value in cells] for cells in complete], axis=1).mean(0)
+    quantile = studentized_range.ppf(1 - SIGNIFICANCE, models, math.inf) / math.sqrt(2)
+    critical = quantile * math.sqrt(models * (models + 1) / (6 * categories))
+    listed = ", ".join(f"{model} {rank:.2f}" for model, rank in zip(rows, ranks, strict=True))
+    return (
+        f"Mean ranks: {listed}. Those that differ by more than {critical:.2f} differ by more than "
+        f"chance (Nemenyi, {SIGNIFICANCE:.0%}, {categories} categories)."
+    )
+
+
+def missing(runs: list[Run]) -> list[str]:
+    """Return the models and categories that others have and that were not run."""
+    done = {(run.model, run.category) for run in runs}
+    models = dict.fromkeys(run.model for run in runs)
+    categories = sorted({run.category for run in runs})
+    return [f"{m} on {c}" for m in models for c in categories if (m, c) not in done]
+
+
+def markdown(tables: list[Table], runs: list[Run]) -> str:
+    """Return the tables as Markdown: the best bold, the second best in italics."""
+    marks = {0: "", 1: "**", 2: "_"}
+    parts = []
+    for table in tables:
+        lines = [["model", *map(_escaped, table.columns)], ["---"] * (len(table.columns) + 1)]
+        for model, cells in table.rows.items():
+            lines.append(
+                [_escaped(model), *(f"{marks[c.place]}{c}{marks[c.place]}" for c in cells)]
+            )
+        parts.append(f"## {table.metric}\n")
+        parts += ["| " + " | ".join(line) + " |" for line in lines]
+        parts += ["", table.difference, ""] if table.difference else [""]
+    parts += [f"Not run: {', '.join(map(_escaped, missing(runs)))}."] if missing(runs) else []
+    parts += [f"- {_escaped(line)}" for line in provenance(runs)]
+    return "\n".join(parts) + "\n"
+
+
+def provenance(runs: list[Run]) -> list[str]:
+    """Return a line per model: seeds, minutes of training, device and commit."""
+    lines = []
+    for model in dict.fromkeys(run.model for run in runs):
+        own = [run for run in runs if run.model == model]
+        seeds = " ".join(sorted({run.seed for run in own}))
+        minutes = statistics.mean(run.minutes for run in own)
+        where = "; ".join(sorted({run.where for run in own}))
+        lines.append(f"{model}: seed {seeds}, {minutes:.1f} minutes of training, {where}")
+    return lines
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", r"\|").replace("<", "&lt;")

@@ -1,0 +1,99 @@
+"""Self-contained HTML pages: no request to anywhere, everything escaped."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import matplotlib as mpl
+import numpy as np
+from markupsafe import Markup
+
+from anomalib_anoseg.report import plots
+from anomalib_anoseg.report.comparison import Table, missing, provenance
+from anomalib_anoseg.report.runs import METRICS, Results
+
+if TYPE_CHECKING:  # a comparison needs no torch
+    from anomalib_anoseg.report.examples import Example
+
+# What a figure says, in one sentence.
+EXPLANATIONS = {
+    "image_AUROC": "How likely a defective image scores higher than a good one; 1 is perfect.",
+    "image_F1Score": "Precision and recall of the verdicts on whole images, at the threshold.",
+    "pixel_AUROC": "How likely a defective pixel scores higher than a good one.",
+    "pixel_AUPR": "Precision of defective pixels, averaged over all recalls; severe on false ones.",
+    "pixel_AUPRO": "How much of each defect is covered, small ones count as much as large ones; "
+    "averaged up to 30 % false positive pixels.",
+    "pixel_F1Score": "Precision and recall of defective pixels, at the threshold.",
+    "pixel_IoU": "Overlap of the masks with the truth, as a share of both together.",
+    "pixel_IoUMax": "The overlap that the best threshold for these images would have given.",
+}
+
+
+def comparison_page(results: Results, tables: list[Table]) -> str:
+    """Return the page about several models."""
+    figures = []
+    for table in tables:
+        means = {model: cells[-1].mean for model, cells in table.rows.items()}
+        points = {
+            model: (results.latency[model], mean)
+            for model, mean in means.items()
+            if mean is not None and model in results.latency
+        }
+        if len(points) > 1:
+            svg = plots.scatter(points, "ms per image, OpenVINO, one at a time", table.metric)
+            figures.append({"title": f"{table.metric} against latency", "svg": Markup(svg)})  # noqa: S704 - matplotlib escapes names
+    return _render(
+        "comparison.html.j2",
+        tables=tables,
+        figures=figures,
+        missing=missing(results.runs),
+        provenance=provenance(results.runs),
+    )
+
+
+def model_page(
+    title: str, figures: dict[str, float], svgs: dict[str, str], examples: "list[Example]", of: int
+) -> str:
+    """Return the page about one trained model.
+
+    Args:
+        title: Heads the page.
+        figures: Values of metrics by anomalib's names, those of ``METRICS``.
+        svgs: Plots by their titles.
+        examples: Of images, in the order in which they are shown at first.
+        of: How many images were tested.
+    """
+    colours = mpl.colormaps["inferno"](np.arange(256), bytes=True)[:, :3]
+    return _render(
+        "model.html.j2",
+        title=title,
+        figures=[(METRICS[name], value, EXPLANATIONS[name]) for name, value in figures.items()],
+        svgs={name: Markup(svg) for name, svg in svgs.items()},  # noqa: S704 - without any names
+        examples=examples,
+        of=of,
+        kinds=sorted({example.kind for example in examples}),
+        colours=colours.tolist(),
+    )
+
+
+def _render(template: str, **values: Any) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("anomalib_anoseg.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template(template).render(**values)
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file that is complete or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise

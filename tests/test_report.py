@@ -1,0 +1,355 @@
+"""The pages and tables about results."""
+
+import base64
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from anomalib.data import ImageBatch
+from anomalib.engine import Engine
+from conftest import photographs
+from PIL import Image
+
+from anomalib_anoseg import AnoSeg, PreProcessor, SurfaceDemo
+from anomalib_anoseg.report.comparison import Cell, compare, markdown, missing
+from anomalib_anoseg.report.examples import Example, make_examples, worst_first
+from anomalib_anoseg.report.pages import comparison_page, model_page
+from anomalib_anoseg.report.runs import Results, Run, read_results
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+NASTY = "<img src=x onerror=alert(1)>|`"
+
+
+def run(model: str, category: str, iou: float, seed: int = 0) -> Run:
+    return Run(model, category, str(seed), {"pixel_IoU": iou}, 1.0, "a CPU")
+
+
+def test_mean_spread_and_places_by_hand() -> None:
+    runs = [
+        run("A", "bottle", 0.4, seed=0), run("A", "bottle", 0.6, seed=1), run("A", "tile", 0.8),
+        run("B", "bottle", 0.7), run("C", "bottle", 0.1), run("C", "tile", 0.2),
+    ]  # fmt: skip
+    (table,) = compare(runs)
+    assert table.metric == "IoU"
+    assert table.columns == ["bottle", "tile", "mean"]
+    spread = np.std([0.4, 0.6], ddof=1)
+    assert table.rows["A"][0] == Cell(pytest.approx(0.5), pytest.approx(spread), 2)  # type: ignore[arg-type]
+    assert [c.place for c in table.rows["A"]] == [2, 1, 1]
+    assert [str(c) for c in table.rows["B"]] == ["0.700", "not run", "not run"]
+    assert table.rows["C"][2] == Cell(pytest.approx(0.15), None, 2)  # type: ignore[arg-type]
+    assert missing(runs) == ["B on tile"]
+    text = markdown([table], runs)
+    assert "| B | **0.700** | not run | not run |" in text
+    assert "Not run: B on tile." in text
+
+
+def test_ranks_are_tested_only_with_enough_runs() -> None:
+    categories = [f"category {index}" for index in range(8)]
+    runs = [
+        run(model, category, place + index / 100)
+        for index, category in enumerate(categories)
+        for place, model in ((0.1, "worst"), (0.5, "middle"), (0.9, "best"))
+    ]
+    assert compare(runs[: 3 * 5])[0].difference == ""
+    sentence = compare(runs)[0].difference
+    assert "best 1.00" in sentence
+    # Demsar 2006, table 5: q = 2.343 for three models, so CD = 2.343 sqrt(3 * 4 / (6 * 8)).
+    assert f"more than {2.343 * (3 * 4 / (6 * 8)) ** 0.5:.2f} " in sentence
+    shuffled = [r._replace(model=("x", "y", "z")[i % 3]) for i, r in enumerate(reversed(runs))]
+    alike = [r._replace(metrics={"pixel_IoU": (7 * i) % 24 / 24}) for i, r in enumerate(shuffled)]
+    assert "more than chance (Friedman" in compare(alike)[0].difference
+
+
+def benchmark_csv(path: Path, colours: str = "") -> None:
+    rows = [
+        {"accelerator": "cpu", "fit_duration": 60, "model.class_path": "anomalib.models.AnoSeg",
+         "model.init_args.patches": patches, "data.class_path": "MVTecAD", "seed": 7,
+         "data.init_args.category": "bottle", "image_AUROC": 0.9}
+        for patches in ("[1, 1]", "[1, 3]")
+    ]  # fmt: skip
+    for row in rows if colours else ():
+        row["model.init_args.colour_share"] = colours
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def accuracy_json(path: Path) -> None:
+    metrics = {"image_AUROC": 0.8, "pixel_IoU": 0.5, "minutes": 3.0, "image_F1Max": 1.0}
+    about = {"name": "AnoSeg", "category": "tile", "seed": 7, "device": "a CPU", "commit": "abc"}
+    path.write_text(json.dumps(about | {"metrics": metrics}))
+
+
+def test_what_anomalib_and_the_scripts_write_is_read(tmp_path: Path) -> None:
+    benchmark_csv(tmp_path / "results.csv")
+    accuracy_json(tmp_path / "run.json")
+    rows = {"AnoSeg": {"ms_per_image": [3.0, 1.0, 2.0]}}
+    latencies = tmp_path / "OpenVINO,_batch_1,_256_x_256.json"
+    latencies.write_text(json.dumps({"rows": rows}))
+    (tmp_path / "other.json").write_text("[1]")
+    benchmark_csv(tmp_path / "later.csv", colours="0.0")
+    (tmp_path / "weights.csv").write_text("a,b\n1,2\n")
+    runs, latency = read_results([tmp_path, tmp_path / "run.json"])
+    assert [(r.model, r.category, r.seed, r.minutes) for r in runs] == [
+        ("AnoSeg, patches [1, 1], colour_share 0.0", "bottle", "7", 1.0),
+        ("AnoSeg, patches [1, 3], colour_share 0.0", "bottle", "7", 1.0),
+        ("AnoSeg, patches [1, 1]", "bottle", "7", 1.0),
+        ("AnoSeg, patches [1, 3]", "bottle", "7", 1.0),
+        ("AnoSeg", "tile", "7", 3.0),
+    ]
+    assert runs[-1].metrics == {"image_AUROC": 0.8, "pixel_IoU": 0.5}
+    assert latency == {"AnoSeg": 2.0}
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "anomalib_anoseg", *map(str, arguments)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_report_command(tmp_path: Path) -> None:
+    benchmark_csv(tmp_path / "results.csv")
+    accuracy_json(tmp_path / "run.json")
+    files = [tmp_path / "results.csv", tmp_path / "run.json"]
+    done = command("report", *files, "--output", tmp_path / "out/report.html")
+    assert done.returncode == 0, done.stderr
+    assert "| AnoSeg | not run |" in (tmp_path / "out/report.md").read_text()
+    assert "not run" in (tmp_path / "out/report.html").read_text()
+
+
+@pytest.mark.parametrize("content", [None, "no json", '{"metrics": {}}', "[]"])
+def test_wrong_results_are_one_line_with_their_name(content: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    if content is not None:
+        path.write_text(content)
+    done = command("report", path)
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith(f"error: {path}: ")
+    done = command("report", tmp_path)
+    assert "no results in" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["infer", "report", "page"])
+def test_each_command_has_help(name: str) -> None:
+    done = command(name, "--help")
+    assert done.returncode == 0
+    assert "--output" in done.stdout
+    assert command("other").returncode == 2
+
+
+def test_names_are_escaped() -> None:
+    results = Results([run(NASTY, NASTY, 0.5), run("B", NASTY, 0.4)], {NASTY: 1.0, "B": 2.0})
+    tables = compare(results.runs)
+    example = Example(NASTY, NASTY, True, False, 0.2, "data:,", 1.0, None, "data:,", 0.0)
+    for page in (
+        comparison_page(results, tables),
+        model_page(NASTY, {"pixel_IoU": 0.5}, {}, [example], 1),
+        markdown(tables, results.runs),
+    ):
+        assert "<img src=x" not in page
+        assert "&lt;img src=x" in page
+    assert "> |" not in markdown(tables, results.runs).replace(r"\|", "")
+
+
+def test_the_worst_are_kept() -> None:
+    scores = np.random.default_rng(0).permutation(100) / 100
+    examples = [
+        Example(str(i), "", bool(i % 2), False, float(score), "", 1.0, None, "", 0.0)
+        for i, score in enumerate(scores)
+    ]
+    kept = worst_first(examples, 7)
+    assert kept == sorted(examples, key=lambda e: -e.error)[:7]
+    assert {e.outcome for e in examples} == {"miss", "correct"}
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory, demo_root: Path) -> tuple[Path, AnoSeg]:
+    """Train for a moment, and write the page as a user would."""
+    folder = tmp_path_factory.mktemp("page")
+    data = SurfaceDemo(demo_root, category="part", train_batch_size=4, num_workers=0)
+    model = AnoSeg(
+        backbone="mobilenetv3_small_050",
+        adversarial_weight=0,
+        reconstruction_weight=0,
+        pre_processor=PreProcessor((64, 96)),
+        visualizer=False,
+        evaluator=False,
+        seed=0,
+    )
+    engine = Engine(max_epochs=4, logger=False, default_root_dir=folder, accelerator="cpu")
+    engine.fit(model, datamodule=data)
+    engine.trainer.save_checkpoint(folder / "model.ckpt")
+    done = command(
+        "page", "--ckpt_path", folder / "model.ckpt", "--output", folder / "page.html",
+        "--device", "cpu", "--data", "SurfaceDemo", "--data.root", demo_root,
+        "--data.category", "part",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder / "page.html", model.eval()
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("page")
+def test_maps_and_verdicts_are_the_models(page: tuple[Path, AnoSeg], demo_root: Path) -> None:
+    path, model = page
+    html = path.read_text()
+    data = SurfaceDemo(demo_root, category="part", num_workers=0)
+    data.setup("test")
+    assert html.count("<tr data-kind") == len(data.test_data)
+    for item in [data.test_data[index] for index in (0, 5, 11)]:
+        with torch.no_grad():
+            answer = model(item.image[None])
+        name = "/".join(Path(item.image_path).parts[-2:])
+        row = html[html.index(f'data-name="{name}"') :].partition("</tr>")[0]
+        told = re.search(r'data-score="([^"]+)"', row)
+        assert told is not None
+        assert float(told[1]) == pytest.approx(float(answer.pred_score), abs=1e-5)
+        encoded = re.search(r'data-map="data:image/webp;base64,([^"]+)"', row)
+        assert encoded is not None
+        picture = Image.open(io.BytesIO(base64.b64decode(encoded[1])))
+        levels = np.asarray(picture.convert("L"))
+        expected = (answer.anomaly_map[0, 0] * 256).clamp(0, 255).byte().numpy()
+        assert np.abs(levels.astype(int) - expected).max() <= 1
+        undecided = (answer.anomaly_map - 0.5).abs()[0, 0].numpy() < 1e-4
+        assert (((levels >= 128) == answer.pred_mask[0, 0].numpy()) | undecided).all()
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("page")
+def test_page_asks_for_nothing(page: tuple[Path, AnoSeg]) -> None:
+    html = page[0].read_text()
+    assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', html)
+    # What is left are names of namespaces in the figures.
+    assert not re.findall(r"https?://(?!www\.w3\.org|purl\.org|creativecommons\.org)", html)
+
+
+def test_a_page_of_200_images_is_small() -> None:
+    """Also if their maps are as noisy as photographs."""
+    batch = ImageBatch(
+        image=photographs(1, height=256, width=256),
+        image_path=["hole/000.png"],
+        gt_label=torch.ones(1, dtype=torch.bool),
+        anomaly_map=photographs(1, 1, 256, 256)[:, 0],
+        pred_score=torch.ones(1),
+        pred_label=torch.ones(1, dtype=torch.bool),
+    )
+    (example,) = make_examples(batch, torch.ones(1, 1, 256, 256))
+    assert len(model_page("200", {}, {}, 200 * [example], 200)) < 15e6
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("page")
+def test_a_checkpoint_that_is_none_is_one_line(page: tuple[Path, AnoSeg], tmp_path: Path) -> None:
+    cut = tmp_path / "cut.ckpt"
+    cut.write_bytes((page[0].parent / "model.ckpt").read_bytes()[:1000])
+    for path in (cut, tmp_path / "none.ckpt"):
+        done = command("page", "--ckpt_path", path, "--data", "SurfaceDemo")
+        assert done.returncode == 2
+        assert f"error: {path}: " in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def browser(page: tuple[Path, AnoSeg]) -> Iterator[tuple[Any, list[str]]]:
+    """Open the page in a browser without a network, and listen to its console."""
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-background-networking"]
+        )
+        tab = chromium.new_page()
+        said: list[str] = []
+        tab.on("console", lambda message: said.append(message.text))
+        tab.on("pageerror", lambda error: said.append(str(error)))
+        tab.on("request", lambda request: said.append(request.url) if "http" in request.url else 0)
+        tab.goto(page[0].as_uri())
+        tab.wait_for_selector("body.ready")
+        yield tab, said
+        chromium.close()
+
+
+def column(tab: Any, number: int) -> list[str]:
+    texts = tab.locator(f"#images tbody tr:visible > :nth-child({number})").all_inner_texts()
+    return [text.strip() for text in texts]
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("page")
+def test_page_sorts_filters_and_redraws(browser: tuple[Any, list[str]]) -> None:
+    tab, said = browser
+    everything = column(tab, 1)
+    errors = [float(text) for text in column(tab, 4)]
+    assert errors == sorted(errors, reverse=True)  # worst first
+
+    tab.get_by_role("button", name="score").click()
+    scores = [float(text) for text in column(tab, 3)]
+    assert scores == sorted(scores, reverse=True)
+    tab.get_by_role("button", name="score").press("Enter")  # by keyboard, the other way round
+    assert [float(text) for text in column(tab, 3)] == sorted(scores)
+    assert tab.locator("th[aria-sort]").inner_text() == "score"
+    assert tab.locator("th[aria-sort]").get_attribute("aria-sort") == "ascending"
+
+    tab.get_by_label("Kind").select_option("hole")
+    shown = column(tab, 1)
+    assert shown
+    assert all(name.startswith("hole/") for name in shown)
+    assert tab.locator("#status").inner_text() == f"{len(shown)} of {len(everything)} images"
+    tab.get_by_label("Kind").select_option("")
+    for outcome in ("correct", "false alarm", "miss"):
+        tab.get_by_label("Verdict").select_option(outcome)
+        assert set(column(tab, 2)) <= {outcome}
+    tab.get_by_label("Verdict").select_option("")
+    assert sorted(column(tab, 1)) == sorted(everything)
+
+    def marked() -> list[float]:
+        """Return the white share of each mask, and check that the table says the same."""
+        shares = tab.evaluate("""() => [...document.querySelectorAll(".mask")].map((canvas) => {
+            const { width, height } = canvas;
+            const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
+            return data.filter((v, i) => i % 4 === 0 && v === 255).length / (width * height);
+        })""")
+        told = [float(text.rstrip(" %")) / 100 for text in column(tab, 5)]
+        assert told == pytest.approx(shares, abs=0.001)
+        return shares
+
+    slider = tab.get_by_label("Pixel threshold")
+    middle = marked()
+    slider.fill("0.1")
+    more = marked()
+    slider.fill("0.9")
+    fewer = marked()
+    assert sum(fewer) < sum(middle) < sum(more)
+    assert all(a <= b <= c for a, b, c in zip(fewer, middle, more, strict=True))
+    assert not said
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("page")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_can_be_read_in_light_and_dark(browser: tuple[Any, list[str]], scheme: str) -> None:
+    tab, _ = browser
+    tab.emulate_media(color_scheme=scheme)
+    text, behind = tab.evaluate("""() => [
+        getComputedStyle(document.querySelector("svg text")).fill,
+        getComputedStyle(document.querySelector(".controls")).backgroundColor,
+    ]""")
+    bright, dark = (np.mean([int(v) for v in re.findall(r"\d+", c)[:3]]) for c in (text, behind))
+    if scheme == "light":
+        bright, dark = dark, bright
+    assert bright - dark > 150
