@@ -43,6 +43,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -W ignore benchmarks/startup.py
 	$(BIN)/python -W ignore benchmarks/synthesis.py
 	$(BIN)/python -W ignore benchmarks/inference.py
+	$(BIN)/python -W ignore benchmarks/resolution.py
 	$(BIN)/python -W ignore benchmarks/training.py
 
 # Everything that these targets and the examples of the README write.

@@ -136,10 +136,7 @@ def run(arguments: argparse.Namespace, category: str, seed: int) -> dict[str, An
     return {
         "category": category,
         "name": arguments.name,
-        "seed": seed,
-        "commit": commit(),
-        "device": device(),
-        "versions": {name: version(name) for name in ("anomalib", "anomalib-anoseg", "torch")},
+        **about(seed),
         "config": str(arguments.config),
         "set": arguments.set,
         "batch": arguments.batch,
@@ -147,6 +144,12 @@ def run(arguments: argparse.Namespace, category: str, seed: int) -> dict[str, An
         "steps": training.trainer.global_step,
         "metrics": measured | {"minutes": minutes},
     }
+
+
+def about(seed: int) -> dict[str, Any]:
+    """Return where and with what a run was made."""
+    versions = {name: version(name) for name in ("anomalib", "anomalib-anoseg", "torch")}
+    return {"seed": seed, "commit": commit(), "device": device(), "versions": versions}
 
 
 def markdown(folder: Path, categories: list[str]) -> str:

@@ -66,6 +66,7 @@ def draem(size: int) -> AnomalibModule:
 
 MODELS: dict[str, Callable[[int], AnomalibModule]] = {
     "AnoSeg": lambda _: AnoSeg(),
+    "AnoSeg, fast": lambda _: AnoSeg(backbone="mobilenetv2_050"),  # configs/fast.yaml
     "AnoSeg, paper decoder": lambda _: AnoSeg(decoder="paper"),
     "Draem": draem,
     "EfficientAd S": lambda _: EfficientAd(),
@@ -89,11 +90,16 @@ def build(name: str, size: int) -> AnomalibModule:
     return model.eval()
 
 
-def compiled(model: AnomalibModule, size: int, folder: Path, threads: int) -> tuple[Any, float]:
-    """Return the exported model, compiled for low latency in float32, and its MB on the disk."""
-    path = Engine(default_root_dir=folder, logger=False).export(
+def exported(model: AnomalibModule, size: int, folder: Path) -> Path:
+    """Return the file that the model was exported to."""
+    return Engine(default_root_dir=folder, logger=False).export(
         model, ExportType.OPENVINO, export_root=folder, input_size=(size, size)
     )
+
+
+def compiled(model: AnomalibModule, size: int, folder: Path, threads: int) -> tuple[Any, float]:
+    """Return the exported model, compiled for low latency in float32, and its MB on the disk."""
+    path = exported(model, size, folder)
     megabytes = sum(f.stat().st_size for f in (path, path.with_suffix(".bin"))) / 1e6
     options = {
         "PERFORMANCE_HINT": "LATENCY",

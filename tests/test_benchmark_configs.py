@@ -8,6 +8,7 @@ import timm
 import yaml
 from anomalib.data import get_datamodule
 from anomalib.models import get_model
+from anomalib.pipelines import Benchmark
 from anomalib.pipelines.components.utils import get_iterator_from_grid_dict
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs/benchmark").glob("*.yaml"))
@@ -28,6 +29,11 @@ def test_every_job_has_data_and_a_seed(path: Path) -> None:
     if path.stem != "demo":
         models = {job["model"]["class_path"] for job in listed}
         assert len(listed) == 15 * 3 * len(models)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_anomalib_takes_it(path: Path) -> None:
+    assert Benchmark()._setup_runners(yaml.safe_load(path.read_text()))
 
 
 @pytest.mark.slow

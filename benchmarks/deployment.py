@@ -1,0 +1,110 @@
+"""What each precision of an exported model costs and gains, and how fast a folder of images goes.
+
+Usage: python benchmarks/deployment.py --ckpt_path model.ckpt [--category part]
+With a model trained on the demo, as ``make demo`` leaves it, and the demo's test images.
+"""
+
+import argparse
+import logging
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import openvino as ov
+import torch
+from anomalib.data import ImageBatch
+from anomalib.deploy import CompressionType, OpenVINOInferencer
+from side_by_side import report, side_by_side
+from torch.nn.functional import interpolate
+
+from anomalib_anoseg import AnoSeg, SurfaceDemo
+from anomalib_anoseg.inference.command import infer
+from anomalib_anoseg.metrics import AUROC, IoU
+
+PRECISIONS = ("fp32", "fp16", "int8", "int8_ptq", "int8_acq")
+BATCH = 16
+
+
+def main() -> None:
+    """Export, measure and time."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--ckpt_path", type=Path, required=True)
+    parser.add_argument("--category", choices=("texture", "part"), default="part")
+    arguments = parser.parse_args()
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    data = SurfaceDemo(category=arguments.category, num_workers=0)
+    data.prepare_data()
+    data.setup()
+    model = AnoSeg.load_from_checkpoint(arguments.ckpt_path, map_location="cpu").eval()
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {name: export(model, name, data, Path(folder)) for name in PRECISIONS}
+        precisions(paths, data)
+        throughput(paths["fp32"], data, Path(folder) / "found")
+
+
+def export(model: AnoSeg, name: str, data: SurfaceDemo, folder: Path) -> Path:
+    """Return the exported model."""
+    kind = None if name == "fp32" else CompressionType(name)
+    return model.to_openvino(folder / name, compression_type=kind, datamodule=data)
+
+
+def precisions(paths: dict[str, Path], data: SurfaceDemo) -> None:
+    """Time each, as the device runs it by default, beside what is left of pixel AUROC and IoU."""
+    compiled = {name: ov.Core().compile_model(path, "CPU") for name, path in paths.items()}
+    images = torch.stack([data.train_data[index].image for index in range(BATCH)]).numpy()
+    columns: dict[str, dict[str, Any]] = {"MB": {}, "pixel AUROC": {}, "IoU": {}}
+    for name, graph in compiled.items():
+        size = paths[name].stat().st_size + paths[name].with_suffix(".bin").stat().st_size
+        columns["MB"][name] = size / 1e6
+        columns["pixel AUROC"][name], columns["IoU"][name] = accuracy(graph, data)
+
+    def alone(graph: Any) -> Callable[[], Any]:
+        return lambda: [graph(image[None]) for image in images]
+
+    times = side_by_side({name: alone(graph) for name, graph in compiled.items()})
+    report("precisions, OpenVINO, one image at a time", times, "fp32", BATCH, **columns)
+
+
+def accuracy(graph: Any, data: SurfaceDemo) -> tuple[float, float]:
+    """Return pixel AUROC and IoU at the model's own threshold over the test images."""
+    auroc = AUROC(fields=["anomaly_map", "gt_mask"])
+    iou = IoU(fields=["pred_mask", "gt_mask"])
+    for item in data.test_data:
+        outputs = graph(item.image[None].numpy())
+        anomaly_map = torch.from_numpy(outputs["anomaly_map"])[:, 0]
+        mask = torch.as_tensor(item.gt_mask)[None, None].float()
+        batch = ImageBatch(
+            item.image[None],
+            anomaly_map=anomaly_map,
+            pred_mask=anomaly_map > 0.5,
+            gt_mask=interpolate(mask, anomaly_map.shape[-2:])[:, 0] > 0,
+        )
+        auroc.update(batch)
+        iou.update(batch)
+    return float(auroc.compute()), float(iou.compute())
+
+
+def throughput(path: Path, data: SurfaceDemo, out: Path) -> None:
+    """Time the command over the test folder beside a loop over anomalib's inferencer.
+
+    Both read files and predict; the command also writes its table, but no pictures, as the loop
+    does not either.
+    """
+    folder = data.root / data.category / "test"
+    files = sorted(folder.rglob("*.png"))
+    inferencer = OpenVINOInferencer(path, device="CPU")
+    times = side_by_side(
+        {
+            "loop over OpenVINOInferencer.predict": lambda: [
+                inferencer.predict(file) for file in files
+            ],
+            "infer": lambda: infer(path, str(folder), out, masks=False, overlays=False),
+            "infer, with masks and overlays": lambda: infer(path, str(folder), out),
+        }
+    )
+    report("folder of images", times, "loop over OpenVINOInferencer.predict", len(files))
+
+
+if __name__ == "__main__":
+    main()
