@@ -20,8 +20,10 @@ demo: $(INSTALLED)
 		--trainer.logger lightning.pytorch.loggers.CSVLogger --trainer.logger.save_dir results/demo
 	$(BIN)/python benchmarks/demo_summary.py results/AnoSeg/SurfaceDemo/part/latest results/demo
 
+# The notebooks too, with as little training as shows that they run.
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	OMP_NUM_THREADS=1 STEPS=10 EPOCHS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup \
+		--nbmake tests notebooks
 
 # Before each commit: style, types, and the tests that need no process of their own.
 check: $(INSTALLED)
@@ -49,5 +51,6 @@ bench: $(INSTALLED)
 # Everything that these targets and the examples of the README write.
 clean:
 	rm -rf .venv build dist datasets results runs openvino_cache sheet.png
+	cd notebooks && rm -rf datasets results runs .ipynb_checkpoints
 	rm -rf .mypy_cache .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -105,6 +105,16 @@ def test_it_is_written_once_and_never_half(tmp_path: Path, monkeypatch: pytest.M
     shutil.rmtree(tmp_path / "new")
 
 
+def test_another_process_may_be_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(folder: Path) -> None:
+        for place in (folder, tmp_path / "part"):
+            (place / "train").mkdir(parents=True)
+
+    monkeypatch.setattr(surface_demo, "write_part", write)
+    SurfaceDemo(tmp_path, category="part").prepare_data()
+    assert [p.name for p in tmp_path.iterdir()] == ["part"]
+
+
 def test_unknown_category_is_named() -> None:
     with pytest.raises(ValueError, match="category must be 'texture' or 'part', got 'wood'"):
         SurfaceDemo(category="wood")  # type: ignore[arg-type]

@@ -89,6 +89,9 @@ class SurfaceDemo(MVTecAD):
             write(unfinished)
             unfinished.chmod(0o755)
             unfinished.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # otherwise another process was faster
+                raise
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
 
