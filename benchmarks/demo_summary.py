@@ -7,16 +7,7 @@ import csv
 import sys
 from pathlib import Path
 
-FIGURES = {
-    "image_AUROC": "image AUROC",
-    "image_F1Score": "image F1",
-    "pixel_AUROC": "pixel AUROC",
-    "pixel_AUPR": "pixel AP",
-    "pixel_AUPRO": "AUPRO",
-    "pixel_F1Score": "pixel F1",
-    "pixel_IoU": "pixel IoU",
-    "pixel_IoUMax": "best IoU of any threshold",
-}
+from anomalib_anoseg.report.runs import METRICS
 
 if __name__ == "__main__":
     run, logs = (Path(argument).resolve() for argument in sys.argv[1:])
@@ -26,5 +17,5 @@ if __name__ == "__main__":
     (tested,) = (row for row in rows if row.get("image_AUROC"))
     print(f"\nPictures (image | ground truth | anomaly map | mask): {run / 'images'}")
     print(f"All metrics: {metrics}\n")
-    for key, name in FIGURES.items():
+    for key, name in METRICS.items():
         print(f"{name:>25} {float(tested[key]):.3f}")

@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from memory import peak
+
 RUNS = 7  # after one to warm up
 
 
@@ -84,13 +86,6 @@ def measure(path: str, size: int) -> tuple[float, float]:
         compiled(image)
         times.append(1e3 * (time.perf_counter() - start))
     return statistics.median(times[1:]), peak() - before
-
-
-def peak() -> float:
-    """Return the peak memory of this process in MB."""
-    # Not getrusage: a new process starts with the peak of the one that started it.
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1e3
 
 
 if __name__ == "__main__":

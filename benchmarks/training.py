@@ -23,6 +23,7 @@ from anomalib.engine import Engine
 from anomalib.models import Draem
 from anomalib.models.components import AnomalibModule
 from lightning.pytorch.callbacks import Callback
+from memory import peak
 from side_by_side import Times, report, wait
 from synthesis import photographs
 from torchvision.utils import save_image
@@ -144,9 +145,7 @@ def main() -> None:
 def _peak() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e6
-    # Not getrusage: a new process starts with the peak of the one that started it.
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1e3
+    return peak()
 
 
 if __name__ == "__main__":
