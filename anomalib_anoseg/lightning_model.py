@@ -6,6 +6,7 @@ arXiv 2110.03396, 2021.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -350,6 +351,27 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         if isinstance(self.post_processor, PostProcessor):
             self.post_processor.complete(checkpoint, self)
         checkpoint["anoseg_trained_on"] = self.trained_on
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # all that follows is passed on
+        cls, checkpoint_path: Path | str, *args: Any, **kwargs: Any
+    ) -> "AnoSeg":
+        """Load as anomalib does, and name the file that is not what it should be.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is truncated, or of another model.
+        """
+        try:
+            model: Any = super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+        except FileNotFoundError:
+            raise
+        # What torch and Lightning raise for a wrong file is of a dozen types.
+        except Exception as error:
+            reason = str(error).partition("\n")[0]
+            msg = f"{checkpoint_path}: not a checkpoint of AnoSeg that can be read: {reason}"
+            raise ValueError(msg) from error
+        return model
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore what an exported model tells about its training."""

@@ -1,6 +1,6 @@
 """Time the whole path from an image to map, mask and score beside anomalib's other models.
 
-Usage: python benchmarks/inference.py [--size 256] [--models AnoSeg Padim ...]
+Usage: python benchmarks/inference.py [--size 256] [--batches 1 16] [--models AnoSeg Padim ...]
 In torch and in OpenVINO, one image and sixteen. Peers have random weights: latency does not depend
 on them. Patchcore and Padim get memories as large as 200 images and their default coreset make.
 """
@@ -36,7 +36,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from anomalib_anoseg import AnoSeg
 
 TRAINING_IMAGES = 200
-BATCHES = (1, 16)
 
 
 def patchcore(size: int) -> AnomalibModule:
@@ -114,6 +113,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--size", type=int, default=256, help="side of the images in pixels")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=[*MODELS])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 16])
     parser.add_argument("--runs", type=int, default=RUNS)
     arguments = parser.parse_args()
     logging.getLogger("anomalib").setLevel(logging.WARNING)
@@ -133,7 +133,7 @@ def main() -> None:
         difference = (found.flatten() - expected.anomaly_map.flatten()).abs().max().item()
         print(f"{name}: OpenVINO and torch differ by {difference:.1e}", flush=True)
 
-    for batch in BATCHES:
+    for batch in arguments.batches:
         images = photographs(batch, torch.device("cpu"), size)
         with torch.inference_mode():
             times = side_by_side(_calls(models, images), arguments.runs)

@@ -1,3 +1,4 @@
+import re
 from functools import partialmethod
 from inspect import signature
 from pathlib import Path
@@ -332,3 +333,16 @@ def test_validation_step_adds_maps() -> None:
     updated = small().eval().validation_step(batch)
     assert updated.anomaly_map.shape == (2, 96, 96)  # anomalib's batches drop the channel
     assert updated.pred_score.shape == (2,)
+
+
+@pytest.mark.parametrize("kind", ["truncated", "of another model", "no checkpoint"])
+def test_a_wrong_checkpoint_is_named(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.ckpt"
+    other = {"state_dict": {"weight": torch.zeros(1)}, "pytorch-lightning_version": "2.6.0"}
+    torch.save(other if kind == "of another model" else [1], path)
+    if kind == "truncated":
+        path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: not a checkpoint of AnoSeg"):
+        AnoSeg.load_from_checkpoint(path)
+    with pytest.raises(FileNotFoundError):
+        AnoSeg.load_from_checkpoint(tmp_path / "none.ckpt")

@@ -35,11 +35,12 @@ def page(
         The exit status, 0.
 
     Raises:
-        ValueError: If it is no checkpoint of AnoSeg.
+        FileNotFoundError: If there is no checkpoint.
+        ValueError: If it is truncated, or of another model.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load(ckpt_path)
+    model = AnoSeg.load_from_checkpoint(ckpt_path, map_location="cpu")
     metrics: list[Any] = [*default_metrics()]
     scores: dict[bool, list[float]] = {False: [], True: []}
 
@@ -68,22 +69,3 @@ def page(
     write(output, model_page(title, figures, svgs, examples, tested))
     print(output)  # noqa: T201
     return 0
-
-
-def load(path: Path) -> AnoSeg:
-    """Load a checkpoint of AnoSeg.
-
-    Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If it is truncated, or of another model.
-    """
-    if not path.is_file():
-        msg = f"{path}: no such file"
-        raise FileNotFoundError(msg)
-    try:
-        model: Any = AnoSeg.load_from_checkpoint(path, map_location="cpu")
-    # What torch and Lightning raise for a wrong file is of a dozen types.
-    except Exception as error:
-        msg = f"{path}: not a checkpoint of AnoSeg: {str(error).partition(chr(10))[0]}"
-        raise ValueError(msg) from error
-    return model
