@@ -73,7 +73,7 @@ def quantize(
     return nncf.quantize_with_accuracy_control(
         model,
         images,
-        nncf.Dataset(samples),
+        images,  # measure gets the samples, but nncf itself runs the model on what is made of them
         measure,
         max_drop=max_drop,
         ignored_scope=scope,
