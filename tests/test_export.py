@@ -22,7 +22,7 @@ from torch import Tensor
 
 from anomalib_anoseg import AnoSeg, PreProcessor, SurfaceDemo
 from anomalib_anoseg.export import complete_files
-from anomalib_anoseg.metrics import AUROC, IoU, IoUMax
+from anomalib_anoseg.metrics import AUROC, IoUMax
 
 SMALL = "resnet10t"
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}
@@ -240,32 +240,24 @@ def test_quantisation_needs_a_data_module(
     assert not list(tmp_path.rglob("model.*"))
 
 
-class Falling(IoU):
-    """Perfect before quantisation, worse after it, perfect again once something is taken back."""
-
-    def compute(self) -> Tensor:
-        self.asked = getattr(self, "asked", 0) + 1
-        return torch.tensor(0.5 if self.asked == 2 else 1.0)
-
-
 @pytest.mark.slow
 @pytest.mark.xdist_group("trained")
 def test_what_costs_accuracy_goes_back_to_floating_point(
     trained: tuple[AnoSeg, SurfaceDemo], tmp_path: Path
 ) -> None:
+    """With a gain as the condition, which nothing can meet."""
     model, data = trained
     path = model.to_openvino(
-        tmp_path,
-        compression_type=CompressionType.INT8_ACQ,
-        datamodule=data,
-        metric=Falling(fields=["pred_mask", "gt_mask"]),
+        tmp_path, compression_type=CompressionType.INT8_ACQ, datamodule=data, max_drop=-1.0
     )
     plain = model.to_openvino(
         tmp_path / "ptq", compression_type=CompressionType.INT8_PTQ, datamodule=data
     )
-    kinds, all_quantised = weights(path), weights(plain)
-    assert kinds.count("i8") < all_quantised.count("i8")
-    assert kinds.count("i8") > 0
+    some, everything = (
+        [op.get_type_name() for op in ov.Core().read_model(file).get_ops()].count("FakeQuantize")
+        for file in (path, plain)
+    )
+    assert some < everything
 
 
 @pytest.mark.slow
