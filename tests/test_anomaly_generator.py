@@ -356,6 +356,16 @@ def test_laws_of_the_patches() -> None:
     assert edge.min() >= -1e-3  # what is cut out lies inside the image
 
 
+def test_most_patches_are_nearly_opaque() -> None:
+    """Oracle: of the cube of an even draw half lies below an eighth, and a quarter is the mean."""
+    generator = plain(synthetic_share=1.0, opacity=(0.2, 1.0))
+    drawn = generator.sample(torch.empty(1).expand(4000, 3, 64, 64)).opacity
+    assert 0.2 <= drawn.min() < 0.22
+    assert 0.999 < drawn.max() <= 1.0
+    assert abs(drawn.median() - (1 - 0.8 / 8)) < 0.01
+    assert abs(drawn.mean() - (1 - 0.8 / 4)) < 0.02
+
+
 def test_patches_are_pasted_where_the_structure_is() -> None:
     """Oracle: stripes in one quarter of a flat image; a share of the patches must land there."""
     images = torch.full((500, 3, 64, 96), 0.5)
