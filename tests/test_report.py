@@ -38,6 +38,7 @@ def test_mean_spread_and_places_by_hand() -> None:
     runs = [
         run("A", "bottle", 0.4, seed=0), run("A", "bottle", 0.6, seed=1), run("A", "tile", 0.8),
         run("B", "bottle", 0.7), run("C", "bottle", 0.1), run("C", "tile", 0.2),
+        *(run("no maps", c, 0)._replace(metrics={}) for c in ("bottle", "tile")),
     ]  # fmt: skip
     (table,) = compare(runs)
     assert table.metric == "IoU"
@@ -45,11 +46,12 @@ def test_mean_spread_and_places_by_hand() -> None:
     spread = np.std([0.4, 0.6], ddof=1)
     assert table.rows["A"][0] == Cell(pytest.approx(0.5), pytest.approx(spread), 2)  # type: ignore[arg-type]
     assert [c.place for c in table.rows["A"]] == [2, 1, 1]
-    assert [str(c) for c in table.rows["B"]] == ["0.700", "not run", "not run"]
+    assert [str(c) for c in table.rows["B"]] == ["0.700", "not run", "-"]
     assert table.rows["C"][2] == Cell(pytest.approx(0.15), None, 2)  # type: ignore[arg-type]
+    assert [str(c) for c in table.rows["no maps"]] == ["-", "-", "-"]
     assert missing(runs) == ["B on tile"]
     text = markdown([table], runs)
-    assert "| B | **0.700** | not run | not run |" in text
+    assert "| B | **0.700** | not run | - |" in text
     assert "Not run: B on tile." in text
 
 

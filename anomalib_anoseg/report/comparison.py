@@ -21,16 +21,18 @@ class Cell(NamedTuple):
         mean: None if it was not measured.
         spread: Standard deviation over seeds, None for a single one.
         place: 1 for the best of the column, 2 for the second best, 0 for the others.
+        ran: Whether the model was run there; one without maps has no figures of pixels.
     """
 
     mean: float | None
     spread: float | None = None
     place: int = 0
+    ran: bool = True
 
     def __str__(self) -> str:
         """Return what stands in a table."""
         if self.mean is None:
-            return "not run"
+            return "-" if self.ran else "not run"
         spread = "" if self.spread is None else f" ± {self.spread:.3f}"
         return f"{self.mean:.3f}{spread}"
 
@@ -56,6 +58,7 @@ def compare(runs: list[Run]) -> list[Table]:
     """Return a table of each metric that any run has measured."""
     models = list(dict.fromkeys(run.model for run in runs))
     categories = sorted({run.category for run in runs})
+    done = {(run.model, run.category) for run in runs}
     tables = []
     for key, name in METRICS.items():
         values = defaultdict(list)
@@ -64,7 +67,7 @@ def compare(runs: list[Run]) -> list[Table]:
                 values[run.model, run.category].append(run.metrics[key])
         if not values:
             continue
-        rows = {m: [_cell(values[m, c]) for c in categories] for m in models}
+        rows = {m: [_cell(values[m, c], (m, c) in done) for c in categories] for m in models}
         difference, columns = _difference(rows), categories
         if len(categories) > 1:
             columns = [*categories, "mean"]
@@ -73,9 +76,9 @@ def compare(runs: list[Run]) -> list[Table]:
     return tables
 
 
-def _cell(values: list[float]) -> Cell:
+def _cell(values: list[float], ran: bool) -> Cell:
     if not values:
-        return Cell(None)
+        return Cell(None, ran=ran)
     return Cell(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
