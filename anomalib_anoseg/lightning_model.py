@@ -364,8 +364,9 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         """
         try:
             model: Any = super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
-        except FileNotFoundError:
-            raise
+        except FileNotFoundError as error:
+            msg = f"{checkpoint_path}: no such file"
+            raise FileNotFoundError(msg) from error
         # What torch and Lightning raise for a wrong file is of a dozen types.
         except Exception as error:
             reason = str(error).partition("\n")[0]
