@@ -41,12 +41,15 @@ class HeldOut:
             chosen = _spread(everything)
             others = sorted(set(everything) - set(chosen))
             remaining = source.subsample(others) if others else source
-        held_out = source.subsample(chosen)
-        held_out.augmentations = None  # a user's may be random; the pre-processor resizes
-        collate = datamodule.external_collate_fn or held_out.collate_fn
+        # Not subsample(), which copies: a copy of anomalib's synthetic images deletes their files
+        # as soon as it is no longer needed.
+        augmentations, collate = source.augmentations, datamodule.external_collate_fn
+        if collate is None:  # the tiled ensemble, which has one, resizes in the augmentations
+            source.augmentations = None  # may be random
         self.images: list[Images] = [
-            prepare(collate([held_out[index]]).image) for index in range(len(held_out))
+            prepare((collate or source.collate_fn)([source[index]]).image) for index in chosen
         ]
+        source.augmentations = augmentations
         datamodule.train_data = remaining
 
     def release(self) -> None:

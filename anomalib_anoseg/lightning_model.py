@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 from anomalib import LearningType
-from anomalib.data import ImageBatch
+from anomalib.data import AnomalibDataModule, ImageBatch
 from anomalib.metrics import Evaluator as AnomalibEvaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor as AnomalibPostProcessor
@@ -218,6 +218,21 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         self.discriminator = Discriminator() if adversarial_weight > 0 else None
         self._finite = FiniteGuard()
         self.trained_on = ""
+
+    def setup(self, stage: str) -> None:
+        """Train without validation images, if the data module has none.
+
+        Raises:
+            ValueError: If they are asked for.
+        """
+        super().setup(stage)
+        data = getattr(self.trainer, "datamodule", None)
+        # anomalib's data modules then still hand out a loader, of data they do not have.
+        if isinstance(data, AnomalibDataModule) and not hasattr(data, "val_data"):
+            if stage == "validate":
+                msg = f"{data.name} has no validation images: val_split_mode is none"
+                raise ValueError(msg)
+            self.trainer.limit_val_batches = 0
 
     def on_fit_start(self) -> None:
         """Take down the data's name, and compile, if asked for."""

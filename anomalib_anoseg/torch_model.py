@@ -16,7 +16,7 @@ from anomalib_anoseg.detector import Detector
 from anomalib_anoseg.networks import Encoder, PaperDecoder, SkipDecoder
 from anomalib_anoseg.shapes import Images, Logits, Masks, Verdicts
 
-SMALLEST_SIDE = 64
+SMALLEST_SIDE = 33  # the coarsest map then has 2 x 2 pixels, which batch normalisation needs
 SCORE_WINDOW = 5
 
 
@@ -69,7 +69,7 @@ class AnoSegModel(nn.Module):
         self.detector = Detector(backbone, pre_trained, coordinate_channels) if detect else None
 
     def forward(self, images: Images) -> Segmentation | InferenceBatch:
-        """Segment images in [0, 1] of at least 64 x 64 pixels, any size."""
+        """Segment images in [0, 1] of at least 33 x 33 pixels, any size."""
         if not self.training and not torch.compiler.is_compiling():
             check_images(images)
         height, width = images.shape[-2:]
@@ -93,7 +93,7 @@ def check_images(images: Images) -> None:
     """Refuse what the network was not made for.
 
     Raises:
-        ValueError: If a side is under 64 pixels, or a value is NaN or outside [0, 1].
+        ValueError: If a side is under 33 pixels, or a value is NaN or outside [0, 1].
     """
     height, width = images.shape[-2:]
     if min(height, width) < SMALLEST_SIDE:
