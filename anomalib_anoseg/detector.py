@@ -40,10 +40,6 @@ class Detector(nn.Module):
         self.discriminator = Discriminator()
         self.register_buffer("typical", torch.ones(()))
 
-    def generator_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters of encoder and decoder."""
-        return [*self.encoder.parameters(), *self.decoder.parameters()]
-
     def reconstruct(self, images: Images, anomaly_map: Masks) -> Images:
         """Return x_hat in [0, 1] from the image and its map, 1 is anomalous."""
         height, width = images.shape[-2:]

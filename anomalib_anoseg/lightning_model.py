@@ -6,6 +6,7 @@ arXiv 2110.03396, 2021.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -175,7 +176,6 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
             evaluator=evaluator,
             visualizer=visualizer,
         )
-        self.automatic_optimization = False  # two networks that are trained against each other
         self.torch_compile = torch_compile
         self.max_epochs = max_epochs
         self.seed = seed
@@ -254,27 +254,35 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
             module._compiled_call_impl = None  # noqa: SLF001
 
     def on_train_start(self) -> None:
-        """Start the random draws of this run, and refuse an optimiser from outside.
+        """Note where the random draws of this run start."""
+        self._draws = torch.initial_seed() if self.seed is None else self.seed
+        self._ordered = self.seed is None
 
-        Raises:
-            ValueError: If ``configure_optimizers`` was replaced, as ``fit --optimizer`` does.
+    def on_train_epoch_start(self) -> None:
+        """Start other random draws in each epoch, and in each of several processes.
+
+        A run that was killed and resumed then ends with the weights of one that was not.
         """
-        expected = len(self._parameters_of())
-        if len(self.trainer.optimizers) != expected:
-            msg = (
-                f"AnoSeg trains with {expected} optimisers of its own, got "
-                f"{len(self.trainer.optimizers)}: drop --optimizer, and set --model.learning_rate "
-                "and --model.weight_decay instead, or --model.adversarial_weight 0"
-            )
-            raise ValueError(msg)
+        epoch = self.current_epoch
         if self.seed is not None:
-            # Not the seed alone: a resumed run shall not repeat the anomalies of its first epochs.
-            seed_everything(self.seed + self.current_epoch, workers=True, verbose=False)
+            seed_everything(_mixed(self._draws, epoch), workers=True, verbose=False)
+        # Of torch alone: the processes' samplers must agree on the order of the data.
+        torch.manual_seed(_mixed(self._draws, epoch, self.global_rank))
+        if not self._ordered:
+            # Lightning has drawn the order of a run's first epoch already, before any hook.
+            fetcher: Any = self.trainer.fit_loop._data_fetcher  # noqa: SLF001
+            iter(fetcher)
+            self._ordered = True
 
     def training_step(
         self, batch: ImageBatch, batch_idx: int, *args: Any, **kwargs: Any
     ) -> STEP_OUTPUT:
-        """Vary the images, make synthetic anomalies, then update every network that sees them."""
+        """Vary the images, make synthetic anomalies, return the sum of all losses.
+
+        Networks that are trained against each other see the other's values or weights as constants,
+        so that one backward pass gives each its own gradients: what many devices, clipping and
+        accumulated gradients work with. They are updated at the same time, not in turn.
+        """
         del args, kwargs
         assert batch.image is not None  # anomalib's batches always carry images
         if batch_idx == 0:  # once per epoch: looking at values makes a GPU wait
@@ -282,24 +290,21 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         images, masks = self.anomaly_generator(self.variation(batch.image))
         output: Segmentation = self.model(images)
         losses = self._segmentation_losses(images, masks, output)
-        played = {}
+        critics = {}
         if self.discriminator is not None:
-            played = self._play(self.discriminator, images, masks, output)
-            losses["adversarial"] = played.pop("adversarial")
+            critics["discriminator"] = self._critic_loss(self.discriminator, images, masks, output)
+            losses["adversarial"] = self._adversarial_loss(self.discriminator, output)
         total = torch.stack([*losses.values()]).sum()
-        self._update("segmentation", total)
         if self.model.detector is not None:
-            played |= self._detect(self.model.detector, images, masks, output)
-        for scheduler in _as_list(self.lr_schedulers()):
-            scheduler.step()
+            critics |= self._detector_losses(self.model.detector, images, masks, output)
 
-        losses |= played
-        self._finite.watch(self.global_step, losses)
+        self._finite.watch(self.global_step, losses | critics)
         if self.device.type == "cpu" or self.global_step % CHECK_EVERY == 0:
             self._finite.check()
         self.log("train_loss", total, prog_bar=True)
-        self.log_dict({f"train_{name}": value for name, value in losses.items()}, prog_bar=True)
-        return total
+        logged = {f"train_{name}": value for name, value in (losses | critics).items()}
+        self.log_dict(logged, prog_bar=True)
+        return torch.stack([total, *critics.values()]).sum()
 
     def _segmentation_losses(
         self, images: Images, masks: Masks, output: Segmentation
@@ -310,54 +315,32 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
             losses["reconstruction"] = self.reconstruction_weight * reconstruction
         return losses
 
-    def _play(
-        self, discriminator: Discriminator, images: Images, masks: Masks, output: Segmentation
-    ) -> dict[str, Tensor]:
-        """Update the discriminator, then ask it what it takes the segmentation for."""
+    @staticmethod
+    def _critic_loss(
+        discriminator: Discriminator, images: Images, masks: Masks, output: Segmentation
+    ) -> Tensor:
         assert output.reconstruction is not None  # the model builds it for the discriminator
-        fake = (output.reconstruction, output.anomaly_map)
-        value = loss.discriminator_loss(
+        return loss.discriminator_loss(
             real=discriminator(images, masks),
-            fake=discriminator(*(tensor.detach() for tensor in fake)),
+            fake=discriminator(output.reconstruction.detach(), output.anomaly_map.detach()),
         )
-        self._update("discriminator", value)
-        with _frozen(discriminator):
-            adversarial = self.adversarial_weight * loss.generator_loss(discriminator(*fake))
-        return {"discriminator": value, "adversarial": adversarial}
 
-    def _detect(
-        self, detector: Detector, images: Images, masks: Masks, output: Segmentation
+    def _adversarial_loss(self, discriminator: Discriminator, output: Segmentation) -> Tensor:
+        assert output.reconstruction is not None
+        with _frozen(discriminator):
+            told = discriminator(output.reconstruction, output.anomaly_map)
+        return self.adversarial_weight * loss.generator_loss(told)
+
+    @staticmethod
+    def _detector_losses(
+        detector: Detector, images: Images, masks: Masks, output: Segmentation
     ) -> dict[str, Tensor]:
-        """Update the detector's discriminator, then its generator, with the map as it is."""
-        anomaly_map = output.anomaly_map.detach()
+        anomaly_map = output.anomaly_map.detach()  # the detector takes the map as it is
         reconstruction = detector.reconstruct(images, anomaly_map)
         told = detector.discriminator_loss(images, masks, reconstruction.detach(), anomaly_map)
-        self._update("detector_discriminator", told)
         with _frozen(detector.discriminator):
             made = detector.generator_loss(images, masks, reconstruction, anomaly_map)
-        self._update("detector", made)
         return {"detector_discriminator": told, "detector": made}
-
-    def _update(self, name: str, value: Tensor) -> None:
-        optimizer = _as_list(self.optimizers())[[*self._parameters_of()].index(name)]
-        if name != "segmentation":
-            # Lightning counts the steps of every optimiser; --trainer.max_steps counts batches.
-            optimizer._on_before_step = optimizer._on_after_step = _nothing  # noqa: SLF001
-        optimizer.zero_grad()
-        self.manual_backward(value)
-        optimizer.step()
-
-    def _parameters_of(self) -> dict[str, list[nn.Parameter]]:
-        """Return what each optimiser updates."""
-        detector = self.model.detector
-        others = [] if detector is None else [*map(id, detector.parameters())]
-        parameters = {"segmentation": [p for p in self.model.parameters() if id(p) not in others]}
-        if self.discriminator is not None:
-            parameters["discriminator"] = [*self.discriminator.parameters()]
-        if detector is not None:
-            parameters["detector_discriminator"] = [*detector.discriminator.parameters()]
-            parameters["detector"] = detector.generator_parameters()
-        return parameters
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the thresholds; refuse to overwrite a good checkpoint with weights not finite."""
@@ -400,13 +383,12 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         return batch.update(**self.model(batch.image)._asdict())
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return AdamW with a warmed-up cosine for each network; all of it ours."""
-        optimizers = [
-            AdamW(parameters, self.learning_rate, weight_decay=self.weight_decay, fused=True)
-            for parameters in self._parameters_of().values()
-        ]
-        schedule = warmup_cosine(self.trainer.estimated_stepping_batches)
-        return optimizers, [LambdaLR(optimizer, schedule) for optimizer in optimizers]
+        """Return AdamW with a warmed-up cosine, for all networks; ours."""
+        optimizer = AdamW(
+            self.parameters(), self.learning_rate, weight_decay=self.weight_decay, fused=True
+        )
+        schedule = LambdaLR(optimizer, warmup_cosine(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_callbacks(self) -> list[Callback]:
         """Return anomalib's own, and what names a file that is at fault."""
@@ -448,13 +430,9 @@ def _frozen(network: nn.Module) -> Iterator[None]:
     network.requires_grad_(True)
 
 
-def _nothing() -> None:
-    """Stand in for a hook that shall not be called."""
-
-
-def _as_list(value: Any) -> list[Any]:
-    """Return what Lightning hands out bare if there is one of it, and as None if there is none."""
-    return value if isinstance(value, list) else [] if value is None else [value]
+def _mixed(*numbers: int) -> int:
+    """Return a seed that neighbouring seeds, epochs and processes do not share."""
+    return int.from_bytes(sha256(repr(numbers).encode()).digest()[:4], "big")
 
 
 def _plain(value: Sequence[Any]) -> Any:

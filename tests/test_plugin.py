@@ -255,6 +255,29 @@ benchmark:
     assert all(float(row["pixel_AUROC"]) > 0 for row in rows)
 
 
+@pytest.mark.parametrize("installed", [WHEEL], indirect=True)
+def test_benchmark_in_a_spawned_worker(installed: Environment, demo_root: Path) -> None:
+    """What anomalib does with several GPUs: jobs with their models are sent to new processes."""
+    installed.script(f"""
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from anomalib.pipelines.benchmark.generator import BenchmarkJobGenerator
+init_args = {{"backbone": "mobilenetv3_small_050", "max_epochs": 1}}
+data = {{"root": {str(demo_root)!r}, "category": "part"}}
+config = {{
+    "seed": 7,
+    "model": {{"class_path": "AnoSeg", "init_args": init_args}},
+    "data": {{"class_path": "SurfaceDemo", "init_args": data}},
+}}
+(job,) = BenchmarkJobGenerator("cpu").generate_jobs(config, None)
+with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    named = "from anomalib.models import get_model; assert get_model('AnoSeg').name == 'AnoSeg'"
+    pool.submit(exec, named).result()
+    results = pool.submit(job.run).result()
+assert results["pixel_AUROC"] > 0, results
+""")
+
+
 def test_help_lists_our_arguments(installed: Environment) -> None:
     output = installed.anomalib("train", "--model.help", "AnoSeg")
     for name in ("backbone", "decoder", "patch_area", "adversarial_weight", "seed"):

@@ -1,0 +1,53 @@
+"""One run of test_distributed.py: Lightning starts this script once per process.
+
+python distributed_run.py OUT DATA PROCESSES EPOCHS [CHECKPOINT]
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from anomalib.engine import Engine
+
+from anomalib_anoseg import AnoSeg, PreProcessor, SurfaceDemo
+
+
+def main(out: Path, data: Path, processes: int, epochs: int, checkpoint: str | None) -> None:
+    """Train and test, then write down what this process saw."""
+    seed = None if checkpoint is None else 3
+    model = AnoSeg(
+        backbone="mobilenetv3_small_050", image_score="detector", visualizer=False, seed=seed,
+        pre_processor=PreProcessor((64, 64)),
+    )  # fmt: skip
+    masks: list[torch.Tensor] = []
+
+    def note(_module: Any, _inputs: Any, made: Any) -> None:
+        if model.training:
+            masks.append(made[1])
+
+    model.anomaly_generator.register_forward_hook(note)
+    engine = Engine(
+        default_root_dir=out, accelerator="cpu", devices=processes, max_epochs=epochs,
+        strategy="ddp" if processes > 1 else "auto", logger=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    part = SurfaceDemo(data, category="part", train_batch_size=2, eval_batch_size=4, num_workers=0)
+    results: Any = None
+    if epochs:
+        engine.fit(model, datamodule=part, ckpt_path=checkpoint)
+        checkpoint = engine.trainer.checkpoint_callback.best_model_path
+    results = engine.test(model, datamodule=part, ckpt_path=checkpoint)
+    seen = {
+        "results": results[0],
+        "masks": masks,
+        "weights": {name: p.detach() for name, p in model.named_parameters()},
+        "checkpoint": checkpoint,
+        "epoch": engine.trainer.current_epoch,
+    }
+    torch.save(seen, out / f"rank{engine.trainer.global_rank}.pt")
+
+
+if __name__ == "__main__":
+    out, data, processes, epochs, *checkpoint = sys.argv[1:]
+    main(Path(out), Path(data), int(processes), int(epochs), next(iter(checkpoint), None))
