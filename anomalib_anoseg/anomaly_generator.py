@@ -6,10 +6,18 @@ and pastes it at another place of that image. Here the random numbers of a batch
 work on the device of the images, without a loop over images and without waiting for the device.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-from anomalib_anoseg.arguments import require_range, require_within
+from anomalib_anoseg.arguments import (
+    require_images,
+    require_range,
+    require_up_to,
+    require_whole,
+    require_within,
+)
 from anomalib_anoseg.cut_paste import cut_paste
 from anomalib_anoseg.draws import Draw, on_structure
 from anomalib_anoseg.lookup import AnomalyParameters
@@ -103,22 +111,14 @@ class AnomalyGenerator(nn.Module):
         require_range("patch_aspect", patch_aspect, 0.01, 100.0)
         require_range("patch_rotation", patch_rotation, -180.0, 180.0)
         require_range("patches", patches, 1, 16)
+        require_whole("patches", patches)
         require_range("scar_width", scar_width, 1.0, 256.0)
         require_range("scar_length", scar_length, 1.0, 256.0)
         require_range("opacity", opacity, 0.01, 1.0)
         require_range("border_width", border_width, 0.0, 256.0)
         require_range("patch_scale", patch_scale, 0.1, 10.0)
-        if (
-            len(colour_jitter) != 4
-            or not all(0 <= s <= 1 for s in colour_jitter)
-            or colour_jitter[3] > 0.5
-        ):
-            law = "four strengths in [0, 1], the last at most 0.5"
-            msg = f"colour_jitter must be {law}, got {colour_jitter}"
-            raise ValueError(msg)
-        if not 0 <= min_difference < 1:
-            msg = f"min_difference must satisfy 0 <= min_difference < 1, got {min_difference}"
-            raise ValueError(msg)
+        require_up_to("colour_jitter", colour_jitter, (1, 1, 1, 0.5))
+        require_within("min_difference", min_difference, 0, math.nextafter(1, 0))
         self.synthetic_share = synthetic_share
         self.hard_augmentation = hard_augmentation
         self.patch_area = patch_area
@@ -152,7 +152,11 @@ class AnomalyGenerator(nn.Module):
             Images and masks of the same dtype and device. Outside its mask an image is bit-equal
             to the input, inside every pixel differs; the mask of a normal image is zero, the mask
             of a synthetic one is never empty.
+
+        Raises:
+            ValueError: If the images are not floating-point numbers (b, 1 or 3, h, w).
         """
+        require_images(images)
         # In mixed precision's bfloat16 a position is half a pixel off at 256, and patches would be
         # told by their rounded colours.
         with torch.autocast(images.device.type, enabled=False):
@@ -263,7 +267,5 @@ class AnomalyGenerator(nn.Module):
         self, images: Images, parameters: AnomalyParameters
     ) -> tuple[Images, Masks]:
         """Make the synthetic images that the parameters describe; a pure function of both."""
-        if images.shape[1] not in (1, 3):
-            msg = f"images must have 1 or 3 channels, got {images.shape[1]}"
-            raise ValueError(msg)
+        require_images(images)
         return cut_paste(images, parameters, self.min_difference)

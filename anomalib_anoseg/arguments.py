@@ -1,38 +1,83 @@
 """Errors for wrong arguments: the name, what it must satisfy, what came."""
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Sequence
+from typing import Any, NoReturn
+
+from torch import Tensor
 
 
 def require_within(name: str, value: float, lowest: float, highest: float) -> None:
-    """Refuse values outside the bounds, and NaN."""
-    if not lowest <= value <= highest:
+    """Refuse values outside the bounds, NaN, and what is no number."""
+    if not (_is_number(value) and lowest <= value <= highest):
         _refuse(name, f"satisfy {lowest} <= {name} <= {highest}", value)
 
 
-def require_range(name: str, value: tuple[float, float], lowest: float, highest: float) -> None:
-    """Refuse what is not a pair of values in order and within bounds."""
-    if len(value) != 2 or not lowest <= value[0] <= value[1] <= highest:
+def require_range(name: str, value: Sequence[float], lowest: float, highest: float) -> None:
+    """Refuse what is not a pair of numbers in order and within bounds."""
+    if not (_are_numbers(value, 2) and lowest <= value[0] <= value[1] <= highest):
         _refuse(name, f"satisfy {lowest} <= low <= high <= {highest}", value)
 
 
 def require_positive(name: str, value: float) -> None:
-    """Refuse 0, negative numbers and NaN."""
-    if not value > 0:
-        _refuse(name, "be greater than 0", value)
+    """Refuse 0, negative and infinite numbers, NaN, and what is no number."""
+    if not (_is_number(value) and 0 < value < math.inf):
+        _refuse(name, "be finite and greater than 0", value)
 
 
 def require_not_negative(name: str, value: float) -> None:
-    """Refuse negative numbers and NaN."""
-    if not value >= 0:
-        _refuse(name, "be at least 0", value)
+    """Refuse negative and infinite numbers, NaN, and what is no number."""
+    if not (_is_number(value) and 0 <= value < math.inf):
+        _refuse(name, "be finite and at least 0", value)
+
+
+def require_up_to(name: str, value: Sequence[float], highest: tuple[float, ...]) -> None:
+    """Refuse what is not as many numbers, each from 0 to its highest."""
+    if not (
+        _are_numbers(value, len(highest))
+        and all(0 <= number <= most for number, most in zip(value, highest, strict=True))
+    ):
+        _refuse(name, f"be {len(highest)} numbers from 0 to at most {highest}", value)
+
+
+def require_whole(name: str, value: int | Sequence[int]) -> None:
+    """Refuse fractions, in a pair as well."""
+    numbers = [value] if isinstance(value, int | float) else value
+    if not all(isinstance(number, int) for number in numbers):
+        _refuse(name, "be whole", value)
 
 
 def require_one_of(name: str, value: str, known: Collection[str]) -> None:
     """Refuse other names."""
-    if value not in known:
+    if not (isinstance(value, str) and value in known):
         _refuse(name, f"be one of {', '.join(map(repr, known))}", repr(value))
 
 
-def _refuse(name: str, law: str, value: object) -> None:
+def require_images(images: Tensor, channels: tuple[int, ...] = (1, 3)) -> None:
+    """Refuse what is not a batch of images; their values are not looked at.
+
+    Raises:
+        ValueError: If they are not floating-point numbers (b, c, h, w), or have no pixels.
+    """
+    if images.ndim != 4 or images.shape[1] not in channels or not images.numel():
+        counts = " or ".join(map(str, channels))
+        _refuse("images", f"be a batch (b, c, h, w) of {counts} channels", list(images.shape))
+    if not images.is_floating_point():
+        _refuse("images", "be floating-point numbers in [0, 1]", images.dtype)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def _are_numbers(value: Any, count: int) -> bool:
+    return _is_list(value) and len(value) == count and all(map(_is_number, value))
+
+
+def _refuse(name: str, law: str, value: object) -> NoReturn:
     msg = f"{name} must {law}, got {value}"
     raise ValueError(msg)

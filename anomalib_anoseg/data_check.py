@@ -1,12 +1,15 @@
 """Say which file is at fault, where anomalib would go on or not tell."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import torch
 from anomalib.data import AnomalibDataModule, AnomalibDataset
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
+from torch import Tensor
 
 SUBSETS = ("train_data", "val_data", "test_data", "predict_data")
 
@@ -29,15 +32,20 @@ class DataCheck(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Put the name of the file before what Pillow says about its content."""
-        del pl_module
+        """Put the name of the file before what Pillow or torch say about its content."""
+        checkpoint = trainer.ckpt_path
+        if isinstance(checkpoint, str | Path) and str(checkpoint) not in str(exception):
+            reason = _unsuitable(Path(checkpoint), pl_module)
+            if reason is not None:
+                _say(exception, f"cannot load {checkpoint}: {reason}")
+                return
         if not isinstance(exception, OSError | SyntaxError):
             return
         for dataset in _datasets(trainer):
             for path in dataset.samples.image_path:
                 reason = _unreadable(path)
                 if reason is not None and str(path) not in str(exception):
-                    exception.args = (f"cannot read {path}: {reason}",)
+                    _say(exception, f"cannot read {path}: {reason}")
                     return
 
 
@@ -79,6 +87,28 @@ def _masks_of(dataset: AnomalibDataset) -> Iterator[tuple[str, str]]:
         for image, mask in zip(samples.image_path, samples.mask_path, strict=True):
             if isinstance(mask, str) and mask:
                 yield image, mask
+
+
+def _say(exception: BaseException, message: str) -> None:
+    if isinstance(exception, OSError) and exception.errno is not None:
+        exception.strerror = message  # what it prints, whatever its arguments are
+    else:
+        exception.args = (message,)
+
+
+def _unsuitable(path: Path, module: LightningModule) -> str | None:
+    """Return why the weights of a checkpoint cannot be those of the module."""
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    except Exception as error:  # noqa: BLE001 - torch's are of a dozen types
+        return f"not a checkpoint that can be read ({str(error).partition(chr(10))[0]})"
+    shapes, expected = (
+        {name: value.shape for name, value in state.items() if isinstance(value, Tensor)}
+        for state in (weights, module.state_dict())
+    )
+    if shapes != expected:
+        return "its weights are of another model, or of AnoSeg with other arguments"
+    return None
 
 
 def _unreadable(path: str) -> str | None:

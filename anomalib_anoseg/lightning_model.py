@@ -4,6 +4,7 @@ Song, Kong, Park, Kim, Kang: "AnoSeg: Anomaly Segmentation Network Using Self-Su
 arXiv 2110.03396, 2021.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
@@ -27,7 +28,13 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from anomalib_anoseg import loss
 from anomalib_anoseg.anomaly_generator import AnomalyGenerator
-from anomalib_anoseg.arguments import require_not_negative, require_one_of, require_positive
+from anomalib_anoseg.arguments import (
+    require_not_negative,
+    require_one_of,
+    require_positive,
+    require_whole,
+    require_within,
+)
 from anomalib_anoseg.data_check import DataCheck
 from anomalib_anoseg.detector import Detector
 from anomalib_anoseg.evaluator import Evaluator
@@ -163,6 +170,12 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         require_not_negative("weight_decay", weight_decay)
         require_not_negative("reconstruction_weight", reconstruction_weight)
         require_not_negative("adversarial_weight", adversarial_weight)
+        if seed is not None:
+            require_within("seed", seed, 0, 2**32 - 1)
+            require_whole("seed", seed)
+        if max_epochs is not None:
+            require_within("max_epochs", max_epochs, -1, math.inf)
+            require_whole("max_epochs", max_epochs)
         require_one_of("segmentation_loss", segmentation_loss, SEGMENTATION_LOSSES)
         require_one_of("image_score", image_score, ("map", "detector"))
         if image_score == "detector" and synthetic_share == 1:
@@ -209,7 +222,7 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
             backbone=backbone,
             pre_trained=pre_trained,
             decoder=decoder,
-            coordinate_channels=coordinate_channels,
+            coordinate_channels=bool(coordinate_channels),
             reconstruct=reconstruction_weight > 0 or adversarial_weight > 0,
             detect=image_score == "detector",
         )
@@ -435,5 +448,5 @@ def _mixed(*numbers: int) -> int:
     return int.from_bytes(sha256(repr(numbers).encode()).digest()[:4], "big")
 
 
-def _plain(value: Sequence[Any]) -> Any:
-    return tuple(value)
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, Sequence) else value

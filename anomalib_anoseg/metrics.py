@@ -27,6 +27,16 @@ _LOG_ODDS = torch.linspace(-87, 17, 104 * 512 + 1, dtype=torch.float64)
 THRESHOLDS = torch.tensor([0.0, *_LOG_ODDS.sigmoid().float().tolist(), 2.0])
 
 
+def _check(preds: Tensor, target: Tensor) -> None:
+    if preds.shape != target.shape:
+        shapes = f"{list(preds.shape)} and {list(target.shape)}"
+        msg = f"predictions and targets must have the same shape, got {shapes}"
+        raise ValueError(msg)
+    if preds.isnan().any():
+        msg = "predictions must not be NaN"
+        raise ValueError(msg)
+
+
 class _BothClasses(Metric):
     """Makes a metric of predictions and targets None until normal and anomalous were both seen."""
 
@@ -37,6 +47,7 @@ class _BothClasses(Metric):
         self.add_state("seen", torch.zeros(2, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, preds: Tensor, target: Tensor) -> None:
+        _check(preds, target)
         self.seen += torch.bincount(target.flatten().long(), minlength=2)
         super().update(preds, target)  # type: ignore[safe-super]  # of the metric it is mixed into
 
@@ -59,6 +70,7 @@ class _Binned(_BothClasses):
         super().__init__(thresholds=THRESHOLDS, **arguments)
 
     def update(self, preds: Tensor, target: Tensor) -> None:
+        _check(preds, target)
         target = target.flatten().long()
         self.seen += torch.bincount(target, minlength=2)
         passed = self._passed(preds).flatten()
@@ -167,6 +179,7 @@ class _IoUPerImage(Metric):
         self.add_state("images", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, preds: Tensor, target: Tensor) -> None:
+        _check(preds, target)
         preds, target = preds.flatten(1).bool(), target.flatten(1).bool()
         overlap, union = (preds & target).sum(1), (preds | target).sum(1)
         defective = target.any(1)

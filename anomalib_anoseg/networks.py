@@ -23,7 +23,7 @@ class Encoder(nn.Module):
         channels: Channels of each feature map, finest first.
 
     Raises:
-        ValueError: If the encoder ends at another stride.
+        ValueError: If timm cannot build the encoder, or it ends at another stride.
     """
 
     mean: Tensor
@@ -38,12 +38,16 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.coordinate_channels = coordinate_channels
-        backbone_model: Any = timm.create_model(
-            backbone,
-            pretrained=pre_trained,
-            features_only=True,
-            in_chans=3 + 2 * coordinate_channels + map_channel,
-        )
+        try:
+            backbone_model: Any = timm.create_model(
+                backbone,
+                pretrained=pre_trained,
+                features_only=True,
+                in_chans=3 + 2 * coordinate_channels + map_channel,
+            )
+        except (AttributeError, RuntimeError, TypeError) as error:  # of whatever timm tried first
+            msg = f"backbone {backbone!r} cannot be built by timm: {error}"
+            raise ValueError(msg) from error
         strides = backbone_model.feature_info.reduction()
         if strides[-1] != 32:
             msg = f"backbone must end at stride 32, {backbone} has features at {strides}"

@@ -11,7 +11,7 @@ from anomalib.data import InferenceBatch
 from torch import nn
 from torch.nn import functional as F
 
-from anomalib_anoseg.arguments import require_one_of
+from anomalib_anoseg.arguments import require_images, require_one_of
 from anomalib_anoseg.detector import Detector
 from anomalib_anoseg.networks import Encoder, PaperDecoder, SkipDecoder
 from anomalib_anoseg.shapes import Images, Logits, Masks, Verdicts
@@ -93,8 +93,10 @@ def check_images(images: Images) -> None:
     """Refuse what the network was not made for.
 
     Raises:
-        ValueError: If a side is under 33 pixels, or a value is NaN or outside [0, 1].
+        ValueError: If they are not a batch of RGB images, a side is under 33 pixels, or a value is
+            NaN or outside [0, 1].
     """
+    require_images(images, channels=(3,))
     height, width = images.shape[-2:]
     if min(height, width) < SMALLEST_SIDE:
         msg = f"images must be at least {SMALLEST_SIDE} x {SMALLEST_SIDE}, got {height} x {width}"

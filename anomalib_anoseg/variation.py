@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import affine_grid, grid_sample
 
-from anomalib_anoseg.arguments import require_within
+from anomalib_anoseg.arguments import require_images, require_within
 from anomalib_anoseg.draws import Draw
 from anomalib_anoseg.shapes import Images
 
@@ -37,7 +37,12 @@ class Variation(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Images, generator: torch.Generator | None = None) -> Images:
-        """Return the images in [0, 1] changed; what comes in from outside repeats the border."""
+        """Return the images in [0, 1] changed; what comes in from outside repeats the border.
+
+        Raises:
+            ValueError: If the images are not floating-point numbers (b, 1 or 3, h, w).
+        """
+        require_images(images)
         # In mixed precision's bfloat16 a position would be half a pixel off at 256.
         with torch.autocast(images.device.type, enabled=False):
             return self._vary(images, generator)

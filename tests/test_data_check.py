@@ -75,6 +75,35 @@ def test_a_mask_with_grey_values_is_named(root: Path) -> None:
         engine(root).fit(model(), datamodule=folder(root))
 
 
+def other_arguments(path: Path) -> None:
+    torch.save({"state_dict": {"weight": torch.zeros(1)}, "pytorch-lightning_version": "2.6"}, path)
+
+
+def shortened(path: Path) -> None:
+    torch.save(model().state_dict(), path)
+    path.write_bytes(path.read_bytes()[:20_000])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["fit", "validate", "test", "predict"])
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (other_arguments, "its weights are of another model, or of AnoSeg with other arguments"),
+        (shortened, "not a checkpoint that can be read"),
+        (lambda path: path.write_bytes(b""), "not a checkpoint that can be read"),
+    ],
+    ids=["other arguments", "truncated", "empty"],
+)
+def test_a_checkpoint_that_does_not_fit_is_named(
+    root: Path, damage: Any, says: str, stage: str
+) -> None:
+    path = root / "model.ckpt"
+    damage(path)
+    with pytest.raises(Exception, match=f"cannot load {path}: {says}"):
+        getattr(engine(root), stage)(model(), datamodule=folder(root), ckpt_path=str(path))
+
+
 def truncated(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:2000])
 
