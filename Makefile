@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test check accuracy bench clean
+.PHONY: demo test check accuracy bench soak clean
 .DEFAULT_GOAL := test
 
 $(INSTALLED): pyproject.toml constraints.txt anomalib_anoseg.pth anomalib_anoseg.start
@@ -47,6 +47,11 @@ bench: $(INSTALLED)
 	$(BIN)/python -W ignore benchmarks/inference.py
 	$(BIN)/python -W ignore benchmarks/resolution.py
 	$(BIN)/python -W ignore benchmarks/training.py
+
+# Faults and thousands of random inputs: half an hour on two cores, as root for the full disk.
+soak: $(INSTALLED)
+	EXAMPLES=1000 $(BIN)/python -m pytest tests/test_properties.py
+	$(BIN)/python -W ignore benchmarks/soak.py
 
 # Everything that these targets and the examples of the README write.
 clean:

@@ -1,7 +1,5 @@
 """anomalib's export, with files that are complete and say what they are."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,6 +10,7 @@ from anomalib.models.components.base.export_mixin import ExportMixin as Anomalib
 from torch.export import Dim
 
 from anomalib_anoseg import __version__
+from anomalib_anoseg.files import complete_files
 from anomalib_anoseg.torch_model import SMALLEST_SIDE
 
 SECTION = "anoseg"  # of an OpenVINO model's rt_info
@@ -97,24 +96,6 @@ class ExportMixin(AnomalibExportMixin):
         del task
         drop = max_drop if compression_type == CompressionType.INT8_ACQ else None
         return quantize(model, self, datamodule, metric, drop)
-
-
-@contextmanager
-def complete_files(folder: Path) -> Iterator[Path]:
-    """Give a folder to write to; its files appear in the other one once all of them are complete.
-
-    Args:
-        folder: Made if needed. Files of the same names are replaced.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder, prefix=".export-") as part:
-        yield Path(part)
-        files = [path for path in Path(part).rglob("*") if path.is_file()]
-        # Weights before what refers to them.
-        for path in sorted(files, key=lambda path: path.suffix in {".xml", ".onnx"}):
-            final = folder / path.relative_to(part)
-            final.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(final)
 
 
 def write_metadata(path: Path, metadata: dict[str, str]) -> None:

@@ -19,6 +19,7 @@ from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor as AnomalibPostProcessor
 from anomalib.pre_processing import PreProcessor as AnomalibPreProcessor
 from anomalib.visualization import Visualizer
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
@@ -35,6 +36,7 @@ from anomalib_anoseg.arguments import (
     require_whole,
     require_within,
 )
+from anomalib_anoseg.checkpoints import WholeCheckpoints
 from anomalib_anoseg.data_check import DataCheck
 from anomalib_anoseg.detector import Detector
 from anomalib_anoseg.evaluator import Evaluator
@@ -233,12 +235,15 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         self.trained_on = ""
 
     def setup(self, stage: str) -> None:
-        """Train without validation images, if the data module has none.
+        """Keep checkpoints whole, and train without validation images if there are none.
 
         Raises:
-            ValueError: If they are asked for.
+            ValueError: If validation is asked for and the data module has no images for it.
         """
         super().setup(stage)
+        strategy = self.trainer.strategy
+        if isinstance(strategy.checkpoint_io, TorchCheckpointIO):  # anomalib's, not a user's
+            strategy.checkpoint_io = WholeCheckpoints(strategy.checkpoint_io)
         data = getattr(self.trainer, "datamodule", None)
         # anomalib's data modules then still hand out a loader, of data they do not have.
         if isinstance(data, AnomalibDataModule) and not hasattr(data, "val_data"):

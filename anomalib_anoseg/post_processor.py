@@ -69,9 +69,16 @@ class PostProcessor(AnomalibPostProcessor):
         self._held_out: HeldOut | None = None
         self._step = -1
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the images that a run which ended in an error still holds."""
+        return self.__dict__ | {"_held_out": None}
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the held-out images from the training images before the first epoch."""
         datamodule = getattr(trainer, "datamodule", None)
+        if self._held_out is not None:  # a run before this one ended in an error
+            self._held_out.release()
+            self._held_out = None
         if stage == "fit" and isinstance(datamodule, AnomalibDataModule):
             prepare: Any = pl_module.pre_processor or _as_it_is
             self._held_out = HeldOut(datamodule, prepare)

@@ -9,7 +9,7 @@ from anomalib.engine import Engine
 from anomalib.metrics import AUPRO, AUROC
 from anomalib.post_processing import PostProcessor as AnomalibPostProcessor
 from conftest import photographs
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from PIL import Image
 from torch import Tensor, nn
 
@@ -249,6 +249,20 @@ def test_thresholds_do_not_depend_on_test_images(good: Path, tmp_path: Path) -> 
     for name in states[0]:
         torch.testing.assert_close(states[0][name], states[1][name], equal_nan=True)
     assert states[0]["post_processor._pixel_threshold"] not in (0, 0.5, 1)
+
+
+@pytest.mark.slow
+def test_images_come_back_after_a_run_that_failed(good: Path, tmp_path: Path) -> None:
+    class Fail(Callback):
+        def on_train_batch_start(self, *_: Any) -> None:
+            raise FloatingPointError
+
+    data, model = module(good, test_split_mode="none", val_split_mode="none"), small()
+    with pytest.raises(FloatingPointError):
+        train(model, data, tmp_path, callbacks=[Fail()])
+    model.to_torch(tmp_path)  # without the data
+    train(model, data, tmp_path)
+    assert len(data.train_data) == 12
 
 
 def refitted(model: AnoSeg, good: Path) -> PostProcessor:

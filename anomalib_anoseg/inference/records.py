@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from anomalib_anoseg.files import complete_file
 from anomalib_anoseg.inference.frames import Frame
 from anomalib_anoseg.inference.segmenter import Prediction
 
@@ -118,10 +119,5 @@ def _outline(image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.ui
 def _write(path: Path, picture: NDArray[np.uint8]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     _, data = cv2.imencode(path.suffix, picture)
-    part = path.with_name(path.name + ".part")
-    try:
+    with complete_file(path) as part:
         part.write_bytes(data.tobytes())
-        part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise

@@ -8,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from markupsafe import Markup
 
+from anomalib_anoseg.files import complete_file
 from anomalib_anoseg.report import plots
 from anomalib_anoseg.report.comparison import Table, missing, provenance
 from anomalib_anoseg.report.runs import METRICS, Results
@@ -90,10 +91,5 @@ def _render(template: str, **values: Any) -> str:
 def write(path: Path, text: str) -> None:
     """Write a file that is complete or not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
+    with complete_file(path) as part:
         part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
