@@ -37,8 +37,9 @@ def complete_files(folder: Path) -> Iterator[Path]:
     with TemporaryDirectory(dir=folder, prefix=".export-") as part:
         try:
             yield Path(part)
-        except Exception as error:
-            if isinstance(error, RuntimeError) and shutil.disk_usage(folder).free < NEARLY_FULL:
+        except (OSError, RuntimeError) as error:
+            told = getattr(error, "errno", None) is not None
+            if not told and shutil.disk_usage(folder).free < NEARLY_FULL:
                 reason = os.strerror(errno.ENOSPC)
                 raise OSError(errno.ENOSPC, reason, str(folder)) from error
             raise
