@@ -57,5 +57,5 @@ soak: $(INSTALLED)
 clean:
 	rm -rf .venv build dist datasets results runs openvino_cache sheet.png
 	cd notebooks && rm -rf datasets results runs .ipynb_checkpoints
-	rm -rf .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .nox *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
