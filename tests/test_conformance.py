@@ -169,6 +169,18 @@ def test_precisions_and_steps(tmp_path: Path, root: Path, precision: str) -> Non
     assert set(results) == IMAGE | PIXEL
 
 
+def test_deterministic_algorithms(tmp_path: Path, root: Path) -> None:
+    """Every network there is, with all that torch refuses to do in a way that may vary."""
+    weights = []
+    for name in ("a", "b"):
+        run = engine(tmp_path / name, deterministic=True, max_steps=3, max_epochs=-1)
+        trained = model(image_score="detector")
+        run.fit(trained, datamodule=data(root))
+        weights.append(trained.state_dict())
+    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0, equal_nan=True)
+    torch.use_deterministic_algorithms(mode=False)  # Lightning leaves it on
+
+
 def test_loggers(tmp_path: Path, root: Path) -> None:
     loggers = [CSVLogger(tmp_path / "csv"), AnomalibTensorBoardLogger(tmp_path / "board")]
     run = engine(tmp_path, logger=loggers, log_every_n_steps=1)
