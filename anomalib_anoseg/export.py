@@ -1,5 +1,6 @@
 """anomalib's export, with files that are complete and say what they are."""
 
+import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,8 +12,10 @@ from torch.export import Dim
 
 from anomalib_anoseg import __version__
 from anomalib_anoseg.files import complete_files
-from anomalib_anoseg.torch_model import SMALLEST_SIDE
 
+logger = logging.getLogger(__name__)
+LARGE_DROP = 0.1
+OPEN_SIDE = 64  # pixels at least where the size is left open; torch.export fails from 33 on
 SECTION = "anoseg"  # of an OpenVINO model's rt_info
 
 
@@ -47,8 +50,8 @@ class ExportMixin(AnomalibExportMixin):
         """
         if input_size is None:
             # anomalib's example for an open size is 32 x 32, which the network refuses.
-            input_size = (SMALLEST_SIDE, SMALLEST_SIDE)
-            height, width = (Dim(name, min=SMALLEST_SIDE) for name in ("height", "width"))
+            input_size = (OPEN_SIDE, OPEN_SIDE)
+            height, width = (Dim(name, min=OPEN_SIDE) for name in ("height", "width"))
             kwargs = {"dynamic_shapes": ({0: Dim("batch"), 2: height, 3: width},)} | kwargs
         kwargs = {"opset_version": 18} | kwargs
         with complete_files(Path(export_root)) as part:
@@ -90,9 +93,15 @@ class ExportMixin(AnomalibExportMixin):
 
         if compression_type not in {CompressionType.INT8_PTQ, CompressionType.INT8_ACQ}:
             return super()._compress_ov_model(model, compression_type)
+        # anomalib's own words, which its tests know.
         if datamodule is None:
-            msg = f"{compression_type} needs good images to calibrate with: give a data module"
+            msg = f"Datamodule must be provided for OpenVINO {compression_type.name} compression"
             raise ValueError(msg)
+        if not 0 <= max_drop <= 1:
+            msg = f"max_drop must be between 0 and 1, got {max_drop}"
+            raise ValueError(msg)
+        if max_drop > LARGE_DROP:
+            logger.warning("max_drop=%s is a large value: usual are 0.01 to 0.03", max_drop)
         del task
         drop = max_drop if compression_type == CompressionType.INT8_ACQ else None
         return quantize(model, self, datamodule, metric, drop)

@@ -23,6 +23,7 @@ from torch import Tensor
 from anomalib_anoseg import AnoSeg, PreProcessor, SurfaceDemo
 from anomalib_anoseg.files import complete_files
 from anomalib_anoseg.metrics import AUROC, IoUMax
+from anomalib_anoseg.quantization import quantize
 
 SMALL = "resnet10t"
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}
@@ -235,9 +236,25 @@ def test_default_precision_is_close(trained: tuple[AnoSeg, SurfaceDemo], tmp_pat
 def test_quantisation_needs_a_data_module(
     trained: tuple[AnoSeg, SurfaceDemo], tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match="give a data module"):
-        trained[0].to_openvino(tmp_path, compression_type=CompressionType.INT8_PTQ)
+    for kind in (CompressionType.INT8_PTQ, CompressionType.INT8_ACQ):
+        with pytest.raises(
+            ValueError, match=f"Datamodule must be provided for OpenVINO {kind.name}"
+        ):
+            trained[0].to_openvino(tmp_path, compression_type=kind)
     assert not list(tmp_path.rglob("model.*"))
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("trained")
+@pytest.mark.parametrize("drop", [1.5, -0.1])
+def test_a_drop_that_cannot_be_meant_is_refused(
+    trained: tuple[AnoSeg, SurfaceDemo], tmp_path: Path, drop: float
+) -> None:
+    model, data = trained
+    with pytest.raises(ValueError, match=f"max_drop must be between 0 and 1, got {drop}"):
+        model.to_openvino(
+            tmp_path, compression_type=CompressionType.INT8_ACQ, datamodule=data, max_drop=drop
+        )
 
 
 @pytest.mark.slow
@@ -247,15 +264,13 @@ def test_what_costs_accuracy_goes_back_to_floating_point(
 ) -> None:
     """With a gain as the condition, which nothing can meet."""
     model, data = trained
-    path = model.to_openvino(
-        tmp_path, compression_type=CompressionType.INT8_ACQ, datamodule=data, max_drop=-1.0
-    )
-    plain = model.to_openvino(
-        tmp_path / "ptq", compression_type=CompressionType.INT8_PTQ, datamodule=data
+    path = model.to_openvino(tmp_path)
+    some, everything = (
+        quantize(ov.Core().read_model(path), model, data, max_drop=drop) for drop in (-1.0, None)
     )
     some, everything = (
-        [op.get_type_name() for op in ov.Core().read_model(file).get_ops()].count("FakeQuantize")
-        for file in (path, plain)
+        [op.get_type_name() for op in quantised.get_ops()].count("FakeQuantize")
+        for quantised in (some, everything)
     )
     assert some < everything
 
