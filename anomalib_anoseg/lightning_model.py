@@ -130,7 +130,7 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         lighting: float = 0.1,
         synthetic_share: float = 0.8,
         hard_augmentation: float = 0.5,
-        patch_area: tuple[float, float] = (0.002, 0.3),
+        patch_area: tuple[float, float] = (0.02, 0.15),
         patch_aspect: tuple[float, float] = (0.3, 3.3),
         patch_rotation: tuple[float, float] = (-45.0, 45.0),
         patches: tuple[int, int] = (1, 3),

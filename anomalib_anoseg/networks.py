@@ -63,6 +63,7 @@ class Encoder(nn.Module):
 
     def forward(self, images: Images, anomaly_map: Masks | None = None) -> list[Tensor]:
         """Return the feature maps of images of any size, padded to a multiple of 32."""
+        images = images.to(self.mean.dtype)  # a camera's pipeline may be in another precision
         planes = [(images - self.mean) / self.std]
         if self.coordinate_channels:
             planes.append(coordinates(images))

@@ -176,14 +176,26 @@ def measure(path: Path, data: SurfaceDemo, config: dict[str, str]) -> tuple[list
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("trained")
-@pytest.mark.parametrize("compression", ["fp16", "int8", "int8_ptq", "int8_acq"])
+@pytest.mark.parametrize(
+    ("compression", "size"),
+    [
+        ("fp16", None),
+        ("int8", None),
+        ("int8_ptq", None),
+        ("int8_ptq", (256, 256)),
+        ("int8_acq", None),
+    ],
+)
 def test_compressed_models_keep_their_maps(
-    trained: tuple[AnoSeg, SurfaceDemo], compression: str, tmp_path: Path
+    trained: tuple[AnoSeg, SurfaceDemo],
+    compression: str,
+    size: tuple[int, int] | None,
+    tmp_path: Path,
 ) -> None:
     model, data = trained
     reference, labels = measure(model.to_openvino(tmp_path / "f32"), data, F32)
     path = model.to_openvino(
-        tmp_path, compression_type=CompressionType(compression), datamodule=data
+        tmp_path, input_size=size, compression_type=CompressionType(compression), datamodule=data
     )
     small, large = (
         file.stat().st_size
