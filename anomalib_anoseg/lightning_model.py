@@ -250,7 +250,8 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
             if stage == "validate":
                 msg = f"{data.name} has no validation images: val_split_mode is none"
                 raise ValueError(msg)
-            self.trainer.limit_val_batches = 0
+            if stage == "fit":
+                self.trainer.limit_val_batches = 0
 
     def on_fit_start(self) -> None:
         """Take down the data's name, and compile, if asked for."""
