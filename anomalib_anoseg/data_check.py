@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from anomalib.data import AnomalibDataModule, AnomalibDataset
+from anomalib.data.utils import ValSplitMode
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
@@ -39,6 +40,12 @@ class DataCheck(Callback):
             if reason is not None:
                 _say(exception, f"cannot load {checkpoint}: {reason}")
                 return
+        data: Any = getattr(trainer, "datamodule", None)
+        if isinstance(exception, ValueError) and _splits_nothing(data):
+            _say(
+                exception, f"{data.name} has no test images, and val_split_mode takes some of them"
+            )
+            return
         if not isinstance(exception, OSError | SyntaxError):
             return
         for dataset in _datasets(trainer):
@@ -87,6 +94,14 @@ def _masks_of(dataset: AnomalibDataset) -> Iterator[tuple[str, str]]:
         for image, mask in zip(samples.image_path, samples.mask_path, strict=True):
             if isinstance(mask, str) and mask:
                 yield image, mask
+
+
+def _splits_nothing(data: Any) -> bool:
+    return (
+        isinstance(data, AnomalibDataModule)
+        and data.val_split_mode == ValSplitMode.FROM_TEST
+        and len(getattr(data, "test_data", [0])) == 0
+    )
 
 
 def _say(exception: BaseException, message: str) -> None:

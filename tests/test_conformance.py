@@ -102,6 +102,10 @@ def test_every_split_of_every_layout(
         eval_batch_size=batch,
     )  # fmt: skip
     trained, run = model(adversarial_weight=0, reconstruction_weight=0), engine(tmp_path)
+    if (layout, validation, test) == ("only good", "from_test", "none"):
+        with pytest.raises(ValueError, match="part has no test images, and val_split_mode takes"):
+            run.fit(trained, datamodule=images)
+        return
     run.fit(trained, datamodule=images)
     weights = run.trainer.checkpoint_callback.best_model_path
     (results,) = run.test(trained, datamodule=images, ckpt_path=weights) or ({},)
