@@ -66,16 +66,12 @@ def require_images(images: Tensor, channels: tuple[int, ...] = (1, 3)) -> None:
         _refuse("images", "be floating-point numbers in [0, 1]", images.dtype)
 
 
-def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)
-
-
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float)
 
 
 def _are_numbers(value: Any, count: int) -> bool:
-    return _is_list(value) and len(value) == count and all(map(_is_number, value))
+    return isinstance(value, Sequence) and len(value) == count and all(map(_is_number, value))
 
 
 def _refuse(name: str, law: str, value: object) -> NoReturn:

@@ -76,9 +76,7 @@ class PostProcessor(AnomalibPostProcessor):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the held-out images from the training images before the first epoch."""
         datamodule = getattr(trainer, "datamodule", None)
-        if self._held_out is not None:  # a run before this one ended in an error
-            self._held_out.release()
-            self._held_out = None
+        self._release()  # a run before this one may have ended in an error
         if stage == "fit" and isinstance(datamodule, AnomalibDataModule):
             prepare: Any = pl_module.pre_processor or _as_it_is
             self._held_out = HeldOut(datamodule, prepare)
@@ -87,7 +85,11 @@ class PostProcessor(AnomalibPostProcessor):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Put the held-out images back: the data module may serve another model next."""
         del trainer, pl_module
-        if stage == "fit" and self._held_out is not None:
+        if stage == "fit":
+            self._release()
+
+    def _release(self) -> None:
+        if self._held_out is not None:
             self._held_out.release()
             self._held_out = None
 

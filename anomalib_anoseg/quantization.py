@@ -91,15 +91,15 @@ def calibration_samples(
     datamodule.setup("fit")
     held_out = HeldOut(datamodule, module.pre_processor or (lambda images: images))
     held_out.release()
-    shape = model.input(0).partial_shape
+    *_, height, width = model.input(0).partial_shape
     random = torch.Generator().manual_seed(0)
     repeats = math.ceil(SYNTHETIC_IMAGES / len(held_out.images))
     samples = []
     for image in held_out.images:
         several = image.cpu().expand(1 + repeats, -1, -1, -1)
         images, masks = module.anomaly_generator(several, random)
-        if all(side.is_static for side in (shape[2], shape[3])):
-            images = interpolate(images, (shape[2].get_length(), shape[3].get_length()))
+        if height.is_static and width.is_static:
+            images = interpolate(images, (height.get_length(), width.get_length()))
         samples += [
             Sample(one[None].numpy(), mask[None] > 0)
             for one, mask in zip(images, masks, strict=True)

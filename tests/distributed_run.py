@@ -33,7 +33,6 @@ def main(out: Path, data: Path, processes: int, epochs: int, checkpoint: str | N
         enable_model_summary=False,
     )  # fmt: skip
     part = SurfaceDemo(data, category="part", train_batch_size=2, eval_batch_size=4, num_workers=0)
-    results: Any = None
     if epochs:
         engine.fit(model, datamodule=part, ckpt_path=checkpoint)
         checkpoint = engine.trainer.checkpoint_callback.best_model_path
@@ -43,7 +42,6 @@ def main(out: Path, data: Path, processes: int, epochs: int, checkpoint: str | N
         "masks": masks,
         "weights": {name: p.detach() for name, p in model.named_parameters()},
         "checkpoint": checkpoint,
-        "epoch": engine.trainer.current_epoch,
     }
     torch.save(seen, out / f"rank{engine.trainer.global_rank}.pt")
 
