@@ -50,8 +50,11 @@ class PreProcessor(AnomalibPreProcessor):
             self.transform = self.export_transform = MatrixResize(tuple(size))
 
 
+BLOCK = 16  # rows; of 4, 8, 16 and 32 the fastest in OpenVINO
+
+
 class MatrixResize(Resize):
-    """torchvision's antialiased bilinear Resize of images, as a product with two matrices.
+    """torchvision's antialiased bilinear Resize of images, as products with matrices.
 
     torchvision's own cannot be exported, and OpenVINO ignores the antialias flag of ONNX; matrix
     products survive every route, also with the size of the input left open. Masks and everything
@@ -69,18 +72,33 @@ class MatrixResize(Resize):
         if not torch.compiler.is_compiling() and inpt.shape[-2:] == (height, width):
             return inpt
         image = inpt.as_subclass(Tensor) if tagged else inpt
-        rows = _weights(image.shape[-2], height, image)
-        columns = _weights(image.shape[-1], width, image)
-        resized = rows @ image @ columns.mT
+        resized = _resize_rows(_resize_rows(image, height).mT, width).mT
         return tv_tensors.wrap(resized, like=inpt) if tagged else resized
 
 
-def _weights(old: int, new: int, like: Tensor) -> Tensor:
-    """Return the weight of each of the old pixels in each of the new, (new, old); rows sum to 1."""
+def _resize_rows(image: Tensor, new: int) -> Tensor:
+    """Resize (..., h, w) to (..., new, w).
+
+    A row of the result is a weighted mean of a few neighbouring rows. One product per block of rows
+    with the rows it needs is a tenth of the work of one product with all, and from 1024 to 256
+    pixels three times as fast in OpenVINO.
+    """
+    old = image.shape[-2]
     scale = old / new
     # Enlarging interpolates between neighbours, reducing averages over all pixels that are covered.
     support: Any = torch.sym_max(scale, 1.0)
-    centres = (torch.arange(new, device=like.device, dtype=like.dtype) + 0.5) * scale
-    pixels = torch.arange(old, device=like.device, dtype=like.dtype) + 0.5
-    weights = (1 - (pixels - centres[:, None]).abs() / support).clamp(min=0)
-    return weights / weights.sum(1, keepdim=True)
+    blocks = -(-new // BLOCK)
+    reach = torch.sym_max(old, new) // new + 1  # whole rows that hold the support
+    needed = BLOCK * old // new + 2 * reach + 2
+    # The last block repeats the last row until it is full.
+    centres = (torch.arange(blocks * BLOCK, device=image.device).clamp(max=new - 1) + 0.5) * scale
+    centres = centres.view(blocks, BLOCK, 1)
+    first = centres[:, 0].floor().long() - reach
+    rows = first + torch.arange(needed, device=image.device)  # of the image, per block
+    weights = (1 - (rows[:, None] + 0.5 - centres).abs() / support).clamp(min=0)
+    weights = weights * ((rows >= 0) & (rows < old))[:, None]
+    weights = weights / weights.sum(-1, keepdim=True)
+    # index_select becomes a plain copy of rows in an exported graph, image[..., rows, :] does not.
+    neighbours = image.index_select(-2, rows.clamp(min=0).clamp(max=old - 1).flatten())
+    resized = weights.to(image.dtype) @ torch.unflatten(neighbours, -2, (blocks, needed))
+    return resized.flatten(-3, -2)[..., :new, :]

@@ -15,7 +15,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from openvino import opset13 as ops
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from anomalib_anoseg.inference.frames import Frame, Frames, read_image
 from anomalib_anoseg.inference.parallel import in_order
@@ -174,6 +174,16 @@ def test_images_are_read_as_anomalib_reads_them(tmp_path: Path) -> None:
     picture.convert("P").save(tmp_path / "palette.png")
     picture.convert("CMYK").save(tmp_path / "cmyk.jpg")
     picture.save(tmp_path / "turned.jpg", exif=turned)
+    picture.save(tmp_path / "turned.png", exif=turned)
+    picture.save(tmp_path / "key.png", transparency=tuple(colours[0, 0].tolist()))
+    picture.convert("L").save(tmp_path / "grey.jpg")
+    for quality, subsampling in ((30, 0), (75, 2), (95, 1)):
+        name = f"{quality}.jpg"
+        picture.save(tmp_path / name, quality=quality, subsampling=subsampling, progressive=True)
+    gamma = PngImagePlugin.PngInfo()
+    gamma.add(b"gAMA", (100_000).to_bytes(4, "big"))
+    picture.save(tmp_path / "gamma.png", pnginfo=gamma)
+    picture.save(tmp_path / "film.png", save_all=True, append_images=[picture.convert("L")])
     for path in tmp_path.iterdir():
         expected = (read_as_anomalib(path) * 255).round()
         assert (read_image(path) == expected).all(), path
@@ -185,12 +195,15 @@ def test_unreadable_files_are_reported_and_the_rest_goes_on(model: Path, tmp_pat
         write(folder / name, spots((1, 1, 5, 5)))
     (folder / "empty.png").touch()
     (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:60])
+    flipped = bytearray((folder / "a.png").read_bytes())
+    flipped[len(flipped) // 2] ^= 255
+    (folder / "flipped.png").write_bytes(flipped)
     Image.fromarray(np.zeros((64, 64), np.uint16)).save(folder / "deep.png")
     done = infer(model=model, input=folder, output=tmp_path / "out")
     assert done.returncode == 1
     rows = {row["file"]: row for row in table(tmp_path / "out")}
-    assert list(rows) == ["a.png", "cut.png", "deep.png", "empty.png", "z.png"]
-    for name in ("cut.png", "deep.png", "empty.png"):
+    assert list(rows) == ["a.png", "cut.png", "deep.png", "empty.png", "flipped.png", "z.png"]
+    for name in ("cut.png", "deep.png", "empty.png", "flipped.png"):
         assert rows[name]["error"]
         assert rows[name]["label"] == ""
         assert f"{name}: {rows[name]['error']}" in done.stderr

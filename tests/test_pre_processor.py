@@ -19,7 +19,7 @@ from torchvision.transforms.v2.functional import resize
 
 from anomalib_anoseg import AnoSeg, PreProcessor
 
-SIZES = [(1024, 1024), (512, 300), (256, 256), (96, 130), (64, 64), (1000, 70)]
+SIZES = [(1024, 1024), (512, 300), (256, 256), (96, 130), (64, 64), (1000, 70), (33, 4000)]
 
 
 def texture(size: tuple[int, int]) -> Tensor:
@@ -32,6 +32,14 @@ def test_resize_is_torchvisions_antialiased_one(size: tuple[int, int]) -> None:
     image = texture(size)
     expected = resize(image, [128, 160], antialias=True)
     torch.testing.assert_close(PreProcessor((128, 160))(image), expected, atol=1e-5, rtol=0)
+
+
+def test_half_precision_finds_the_right_pixels() -> None:
+    image = texture((2000, 2000))
+    expected = resize(image, [128, 160], antialias=True)
+    half = PreProcessor((128, 160))(image.half())
+    assert half.dtype == torch.float16
+    torch.testing.assert_close(half.float(), expected, atol=2e-3, rtol=0)
 
 
 def test_same_size_is_bit_equal() -> None:
