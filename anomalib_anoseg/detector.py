@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from anomalib_anoseg.networks import Discriminator, Encoder, PaperDecoder
+from anomalib_anoseg.networks import Discriminator, Encoder, PaperDecoder, crop
 from anomalib_anoseg.shapes import Images, Masks, Verdicts
 
 FEATURE_WEIGHT, IMAGE_WEIGHT = 1.0, 0.1  # of the score; the paper's
@@ -42,10 +42,8 @@ class Detector(nn.Module):
 
     def reconstruct(self, images: Images, anomaly_map: Masks) -> Images:
         """Return x_hat in [0, 1] from the image and its map, 1 is anomalous."""
-        height, width = images.shape[-2:]
         features = self.encoder(images, anomaly_map)
-        reconstruction: Tensor = self.decoder(features)[..., :height, :width].sigmoid()
-        return reconstruction
+        return crop(self.decoder(features), images).sigmoid()
 
     def forward(self, images: Images, anomaly_map: Masks) -> Verdicts:
         """Return the score of each image in [0, 1), (b,); higher is more anomalous.

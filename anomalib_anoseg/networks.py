@@ -87,6 +87,13 @@ def coordinates(images: Images) -> Images:
     return planes.to(images.dtype).expand(batch, -1, -1, -1)
 
 
+def crop(decoded: Tensor, images: Images) -> Tensor:
+    """Take away what the encoder has padded: (b, c, H, W) -> (b, c, h, w) of the images."""
+    # Not slices: torch 2.10 does not export those that end at a size left open.
+    height, width = images.shape[-2:]
+    return decoded.narrow(-2, 0, height).narrow(-1, 0, width)
+
+
 class ConvBlock(nn.Sequential):
     """Convolution 3 x 3, batch normalisation, ReLU."""
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from anomalib_anoseg.arguments import require_images, require_one_of
 from anomalib_anoseg.detector import Detector
-from anomalib_anoseg.networks import Encoder, PaperDecoder, SkipDecoder
+from anomalib_anoseg.networks import Encoder, PaperDecoder, SkipDecoder, crop
 from anomalib_anoseg.shapes import Images, Logits, Masks, Verdicts
 
 SMALLEST_SIDE = 33  # the coarsest map then has 2 x 2 pixels, which batch normalisation needs
@@ -72,13 +72,12 @@ class AnoSegModel(nn.Module):
         """Segment images in [0, 1] of at least 33 x 33 pixels, any size."""
         if not self.training and not torch.compiler.is_compiling():
             check_images(images)
-        height, width = images.shape[-2:]
         features = self.encoder(images)
-        anomaly_logits = self.map_decoder(features)[..., :height, :width]
+        anomaly_logits = crop(self.map_decoder(features), images)
         if self.training:
             reconstruction = None
             if self.image_decoder is not None:
-                reconstruction = self.image_decoder(features)[..., :height, :width].sigmoid()
+                reconstruction = crop(self.image_decoder(features), images).sigmoid()
             return Segmentation(anomaly_logits, reconstruction)
         # Detached because anomalib's TorchInferencer calls this with gradients on.
         anomaly_map = anomaly_logits.detach().float().sigmoid()

@@ -4,7 +4,7 @@ import glob
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -16,6 +16,7 @@ from anomalib_anoseg.inference.parallel import in_order
 # How complete files end. OpenCV decodes these to the very pixels that Pillow does in half to two
 # thirds of the time; for torn ones Pillow has the better words.
 ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
+SILENT = 0  # OpenCV's level of logging
 PLAIN = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
@@ -104,7 +105,8 @@ class Frames:
 
 def _open_video(source: str) -> cv2.VideoCapture:
     # What cannot be opened is one line of ours, not several of each library.
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    logging: Any = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging  # OpenCV 4.13 moved it
+    logging.setLogLevel(SILENT)
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     return cv2.VideoCapture(int(source) if source.isdecimal() else source)
 
