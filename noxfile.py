@@ -3,18 +3,19 @@
 import nox
 
 nox.options.default_venv_backend = "uv"
-THREADS = {"OMP_NUM_THREADS": "1"}
+THREADS = {"OMP_NUM_THREADS": "1"}  # as in the Makefile: two processes, a core each
+TESTS = ("python", "-m", "pytest", "--numprocesses", "2", "--dist", "loadgroup")
 
 
 @nox.session(python="3.10")
 def lowest(session: nox.Session) -> None:
     """Test with the oldest release of everything that pyproject.toml names."""
     session.install("pip", "--resolution", "lowest-direct", "--editable", ".[dev]")
-    session.run("python", "-m", "pytest", *session.posargs, env=THREADS)
+    session.run(*TESTS, *session.posargs, env=THREADS)
 
 
 @nox.session(python="3.12")
 def newest(session: nox.Session) -> None:
     """Test with whatever is newest today."""
     session.install("pip", "--upgrade", "--editable", ".[dev]")
-    session.run("python", "-m", "pytest", *session.posargs, env=THREADS)
+    session.run(*TESTS, *session.posargs, env=THREADS)
