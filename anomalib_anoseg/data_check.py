@@ -34,6 +34,8 @@ class DataCheck(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Put the name of the file before what Pillow or torch say about its content."""
+        if not isinstance(exception, Exception):
+            return  # somebody pressed Ctrl-C
         checkpoint = trainer.ckpt_path
         if isinstance(checkpoint, str | Path) and str(checkpoint) not in str(exception):
             reason = _unsuitable(Path(checkpoint), pl_module)

@@ -1,12 +1,15 @@
-"""What several tests need: random images that look like something, and the demo data."""
+"""What several tests need: random images that look like something, small models, the demo data."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from anomalib.engine import Engine
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from anomalib_anoseg import AnoSeg, PreProcessor
 from anomalib_anoseg.data import surface_demo
 
 
@@ -20,6 +23,29 @@ def photographs(batch: int, channels: int = 3, height: int = 96, width: int = 96
     coarse = torch.rand(batch, channels, 8, 8)
     smooth = interpolate(coarse, (height, width), mode="bicubic").clamp(0.05, 0.95)
     return (smooth + 0.02 * torch.randn_like(smooth)).clamp(0, 1)
+
+
+def small_model(**arguments: Any) -> AnoSeg:
+    """Small images and a small encoder: its checkpoints take a tenth of the default's."""
+    small: dict[str, Any] = {
+        "backbone": "mobilenetv3_small_050", "visualizer": False,
+        "pre_processor": PreProcessor((64, 64)),
+    }  # fmt: skip
+    return AnoSeg(**small | arguments)
+
+
+def segmenter(**arguments: Any) -> AnoSeg:
+    """The same with the segmentation's loss alone."""
+    return small_model(adversarial_weight=0, reconstruction_weight=0, **arguments)
+
+
+def quiet_engine(root: Path, **arguments: Any) -> Engine:
+    """One epoch on the CPU, and nothing on the screen."""
+    quiet: dict[str, Any] = {
+        "default_root_dir": root, "accelerator": "cpu", "max_epochs": 1, "logger": False,
+        "enable_progress_bar": False, "enable_model_summary": False,
+    }  # fmt: skip
+    return Engine(**quiet | arguments)
 
 
 @pytest.fixture(scope="session")

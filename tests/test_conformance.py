@@ -16,20 +16,19 @@ import yaml
 from anomalib.callbacks import TilerConfigurationCallback
 from anomalib.data import AnomalibDataModule, Folder, MVTecAD
 from anomalib.deploy import ExportType
-from anomalib.engine import Engine
 from anomalib.loggers import AnomalibTensorBoardLogger
 from anomalib.pipelines.tiled_ensemble import EvalTiledEnsemble, TrainTiledEnsemble
 from anomalib.post_processing import PostProcessor as AnomalibPostProcessor
 from anomalib.pre_processing import PreProcessor as AnomalibPreProcessor
 from anomalib.visualization import ImageVisualizer
-from conftest import photographs
+from conftest import photographs, quiet_engine, segmenter, small_model
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image, ImageDraw
 from torchvision.transforms.v2 import Resize
 from torchvision.utils import save_image
 
-from anomalib_anoseg import AnoSeg, IoUMax, PreProcessor
+from anomalib_anoseg import AnoSeg, IoUMax
 from anomalib_anoseg.evaluator import Evaluator
 
 pytestmark = pytest.mark.slow
@@ -68,22 +67,6 @@ def data(root: Path, layout: str = "MVTec AD", **arguments: Any) -> AnomalibData
     return Folder(name=root.name, root=root, normal_dir="train/good", **arguments)
 
 
-def model(**arguments: Any) -> AnoSeg:
-    small: dict[str, Any] = {
-        "backbone": "mobilenetv3_small_050", "visualizer": False, "seed": 1,
-        "pre_processor": PreProcessor((64, 64)),
-    }  # fmt: skip
-    return AnoSeg(**small | arguments)
-
-
-def engine(folder: Path, **arguments: Any) -> Engine:
-    quiet: dict[str, Any] = {
-        "default_root_dir": folder, "accelerator": "cpu", "max_epochs": 1, "logger": False,
-        "enable_progress_bar": False, "enable_model_summary": False,
-    }  # fmt: skip
-    return Engine(**quiet | arguments)
-
-
 def defined(data: AnomalibDataModule) -> set[str]:
     """Return the metrics that a test set defines."""
     samples = data.test_data.samples
@@ -101,7 +84,7 @@ def test_every_split_of_every_layout(
         root, layout, val_split_mode=validation, test_split_mode=test, train_batch_size=batch,
         eval_batch_size=batch,
     )  # fmt: skip
-    trained, run = model(adversarial_weight=0, reconstruction_weight=0), engine(tmp_path)
+    trained, run = segmenter(), quiet_engine(tmp_path)
     if (layout, validation, test) == ("only good", "from_test", "none"):
         with pytest.raises(ValueError, match="part has no test images, and val_split_mode takes"):
             run.fit(trained, datamodule=images)
@@ -115,7 +98,7 @@ def test_every_split_of_every_layout(
 
 def test_validation_of_nothing_is_refused(tmp_path: Path, root: Path) -> None:
     with pytest.raises(ValueError, match="no validation images: val_split_mode is none"):
-        engine(tmp_path).validate(model(), datamodule=data(root, val_split_mode="none"))
+        quiet_engine(tmp_path).validate(small_model(), datamodule=data(root, val_split_mode="none"))
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -136,8 +119,8 @@ OTHER_GRAPH = {"default", "anomalib's resize", "no pre-processor", "no post-proc
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_stage_with_every_option(tmp_path: Path, root: Path, option: str) -> None:
     """The stages of anomalib's tests/integration/model/test_models.py."""
-    trained = model(**OPTIONS[option])
-    run = engine(tmp_path)
+    trained = small_model(**OPTIONS[option])
+    run = quiet_engine(tmp_path)
     run.fit(trained, datamodule=data(root))
     weights = run.trainer.checkpoint_callback.best_model_path
     results = run.test(trained, datamodule=data(root), ckpt_path=weights)
@@ -161,14 +144,14 @@ def test_every_stage_with_every_option(tmp_path: Path, root: Path, option: str) 
 
 
 def test_train_is_fit_and_test(tmp_path: Path, root: Path) -> None:
-    (results,) = engine(tmp_path).train(model(), datamodule=data(root))
+    (results,) = quiet_engine(tmp_path).train(small_model(), datamodule=data(root))
     assert set(results) == IMAGE | PIXEL
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_precisions_and_steps(tmp_path: Path, root: Path, precision: str) -> None:
-    run = engine(tmp_path, precision=precision, max_steps=3, max_epochs=-1)
-    (results,) = run.train(model(), datamodule=data(root))
+    run = quiet_engine(tmp_path, precision=precision, max_steps=3, max_epochs=-1)
+    (results,) = run.train(small_model(), datamodule=data(root))
     assert run.trainer.global_step == 3
     assert set(results) == IMAGE | PIXEL
 
@@ -177,8 +160,8 @@ def test_deterministic_algorithms(tmp_path: Path, root: Path) -> None:
     """Every network there is, with all that torch refuses to do in a way that may vary."""
     weights = []
     for name in ("a", "b"):
-        run = engine(tmp_path / name, deterministic=True, max_steps=3, max_epochs=-1)
-        trained = model(image_score="detector")
+        run = quiet_engine(tmp_path / name, deterministic=True, max_steps=3, max_epochs=-1)
+        trained = small_model(image_score="detector")
         run.fit(trained, datamodule=data(root))
         weights.append(trained.state_dict())
     torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0, equal_nan=True)
@@ -187,8 +170,8 @@ def test_deterministic_algorithms(tmp_path: Path, root: Path) -> None:
 
 def test_loggers(tmp_path: Path, root: Path) -> None:
     loggers = [CSVLogger(tmp_path / "csv"), AnomalibTensorBoardLogger(tmp_path / "board")]
-    run = engine(tmp_path, logger=loggers, log_every_n_steps=1)
-    run.train(model(visualizer=ImageVisualizer()), datamodule=data(root))
+    run = quiet_engine(tmp_path, logger=loggers, log_every_n_steps=1)
+    run.train(small_model(visualizer=ImageVisualizer()), datamodule=data(root))
     (table,) = tmp_path.rglob("metrics.csv")
     with table.open() as lines:
         rows = [*csv.DictReader(lines)]
@@ -208,24 +191,24 @@ def test_early_stopping_and_checkpoints_follow_our_metrics(tmp_path: Path, root:
     best = ModelCheckpoint(tmp_path / "best", monitor="pixel_IoUMax", mode="max")
     stop = EarlyStopping("pixel_IoUMax", mode="max", patience=1)
     metric = IoUMax(fields=["anomaly_map", "gt_mask"], prefix="pixel_")
-    run = engine(tmp_path, max_epochs=6, callbacks=[Worse(), best, stop])
-    run.fit(model(evaluator=Evaluator(val_metrics=metric)), datamodule=data(root))
+    run = quiet_engine(tmp_path, max_epochs=6, callbacks=[Worse(), best, stop])
+    run.fit(small_model(evaluator=Evaluator(val_metrics=metric)), datamodule=data(root))
     assert run.trainer.current_epoch < 6
     assert best.best_model_score == stop.best_score
     assert Path(best.best_model_path).is_file()
 
 
 def test_early_stopping_on_a_metric_that_is_not_there_is_named(tmp_path: Path, root: Path) -> None:
-    run = engine(tmp_path, callbacks=[EarlyStopping("pixel_AUROC", mode="max")])
+    run = quiet_engine(tmp_path, callbacks=[EarlyStopping("pixel_AUROC", mode="max")])
     with pytest.raises(RuntimeError, match=r"conditioned on metric `pixel_AUROC` which is not av"):
-        run.fit(model(), datamodule=data(root))
+        run.fit(small_model(), datamodule=data(root))
 
 
 def test_tiling_inside_the_model_is_refused(tmp_path: Path, root: Path) -> None:
     """As by anomalib's own models that see the whole image; the tiled ensemble works."""
-    run = engine(tmp_path, callbacks=[TilerConfigurationCallback(enable=True, tile_size=32)])
+    run = quiet_engine(tmp_path, callbacks=[TilerConfigurationCallback(enable=True, tile_size=32)])
     with pytest.raises(ValueError, match="does not support tiling"):
-        run.fit(model(), datamodule=data(root))
+        run.fit(small_model(), datamodule=data(root))
 
 
 @pytest.mark.parametrize("validation", ["same_as_test", "synthetic"])

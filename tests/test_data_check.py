@@ -5,13 +5,11 @@ from typing import Any
 import pytest
 import torch
 from anomalib.data import Folder, ImageBatch
-from anomalib.engine import Engine
-from conftest import photographs
+from conftest import photographs, quiet_engine, segmenter
 from lightning.pytorch import Trainer
 from PIL import Image, ImageDraw
 from torchvision.utils import save_image
 
-from anomalib_anoseg import AnoSeg, PreProcessor
 from anomalib_anoseg.data_check import check_mask
 from anomalib_anoseg.evaluator import Evaluator
 
@@ -40,20 +38,6 @@ def folder(root: Path, **arguments: Any) -> Folder:
     )  # fmt: skip
 
 
-def model() -> AnoSeg:
-    return AnoSeg(
-        backbone="mobilenetv3_small_050", adversarial_weight=0, reconstruction_weight=0,
-        visualizer=False, pre_processor=PreProcessor((64, 64)), seed=1,
-    )  # fmt: skip
-
-
-def engine(root: Path) -> Engine:
-    return Engine(
-        default_root_dir=root / "results", accelerator="cpu", max_epochs=1,
-        enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
-
-
 def test_a_mask_of_two_values_and_the_right_size_passes(root: Path) -> None:
     for value in (1, 128, 255):
         Image.new("L", (96, 96), value).save(root / "mask.png")
@@ -65,14 +49,14 @@ def test_a_mask_of_two_values_and_the_right_size_passes(root: Path) -> None:
 def test_a_mask_of_another_size_is_named(root: Path, stage: str) -> None:
     Image.new("L", (96, 48), 255).save(root / "masks/1.png")
     with pytest.raises(ValueError, match=r"masks/1.png has 48 x 96 pixels, .*bad/1.png has 96 x"):
-        getattr(engine(root), stage)(model(), datamodule=folder(root))
+        getattr(quiet_engine(root), stage)(segmenter(), datamodule=folder(root))
 
 
 @pytest.mark.slow
 def test_a_mask_with_grey_values_is_named(root: Path) -> None:
     Image.linear_gradient("L").resize((96, 96)).save(root / "masks/0.png")
     with pytest.raises(ValueError, match=r"masks/0.png has \d+ grey values from \d+ to 25\d, of"):
-        engine(root).fit(model(), datamodule=folder(root))
+        quiet_engine(root).fit(segmenter(), datamodule=folder(root))
 
 
 def other_arguments(path: Path) -> None:
@@ -80,7 +64,7 @@ def other_arguments(path: Path) -> None:
 
 
 def shortened(path: Path) -> None:
-    torch.save(model().state_dict(), path)
+    torch.save(segmenter().state_dict(), path)
     path.write_bytes(path.read_bytes()[:20_000])
 
 
@@ -101,7 +85,9 @@ def test_a_checkpoint_that_does_not_fit_is_named(
     path = root / "model.ckpt"
     damage(path)
     with pytest.raises(Exception, match=f"cannot load {path}: {says}"):
-        getattr(engine(root), stage)(model(), datamodule=folder(root), ckpt_path=str(path))
+        getattr(quiet_engine(root), stage)(
+            segmenter(), datamodule=folder(root), ckpt_path=str(path)
+        )
 
 
 def truncated(path: Path) -> None:
@@ -125,14 +111,14 @@ def test_an_image_that_cannot_be_read_is_named(
 ) -> None:
     damage(root / f"good/{index}.png")
     with pytest.raises((OSError, SyntaxError), match=says.replace("\\d", str(index))):
-        engine(root).fit(model(), datamodule=folder(root, num_workers=workers))
+        quiet_engine(root).fit(segmenter(), datamodule=folder(root, num_workers=workers))
 
 
 @pytest.mark.slow
 def test_a_folder_without_images_is_named(root: Path) -> None:
     (root / "none").mkdir()
     with pytest.raises(RuntimeError, match=r"Found 0 .* images in .*none"):
-        engine(root).fit(model(), datamodule=folder(root, normal_dir="none"))
+        quiet_engine(root).fit(segmenter(), datamodule=folder(root, normal_dir="none"))
 
 
 INCOMPLETE: dict[str, tuple[dict[str, Any], set[str]]] = {
@@ -155,7 +141,7 @@ INCOMPLETE: dict[str, tuple[dict[str, Any], set[str]]] = {
 def test_metrics_that_do_not_exist_are_left_out_with_one_warning(
     root: Path, arguments: dict[str, Any], reported: set[str]
 ) -> None:
-    data, run, trained = folder(root, **arguments), engine(root), model()
+    data, run, trained = folder(root, **arguments), quiet_engine(root), segmenter()
     run.fit(trained, datamodule=data)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -171,8 +157,8 @@ def test_metrics_that_do_not_exist_are_left_out_with_one_warning(
 @pytest.mark.slow
 def test_a_test_set_without_good_images_still_has_pixel_metrics(root: Path) -> None:
     data = folder(root, normal_test_dir="bad")  # their masks are not used
-    trained = model()
-    run = engine(root)
+    trained = segmenter()
+    run = quiet_engine(root)
     run.fit(trained, datamodule=data)
     data.test_data.samples = data.test_data.samples[data.test_data.samples.label_index == 1]
     with pytest.warns(UserWarning, match="left out image_AUROC"):
@@ -197,6 +183,6 @@ def test_a_complete_test_set_warns_of_nothing() -> None:
     evaluator.log = lambda name, metric: logged.setdefault(name, metric.compute())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        evaluator.on_test_epoch_end(Trainer(logger=False, accelerator="cpu"), model())
+        evaluator.on_test_epoch_end(Trainer(logger=False, accelerator="cpu"), segmenter())
     assert len(logged) == 8
     assert logged["pixel_IoU"] == 1

@@ -8,39 +8,15 @@ from typing import Any
 import pytest
 import torch
 from anomalib.data import ImageBatch
-from anomalib.engine import Engine
 from anomalib.pre_processing import PreProcessor as AnomalibPreProcessor
-from conftest import photographs
+from conftest import photographs, quiet_engine, small_model
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
-from anomalib_anoseg import AnomalyGenerator, AnoSeg, PreProcessor, SurfaceDemo
+from anomalib_anoseg import AnomalyGenerator, AnoSeg, SurfaceDemo
 from anomalib_anoseg.finite import FiniteGuard
 from anomalib_anoseg.schedule import warmup_cosine
-
-
-def small(**arguments: Any) -> AnoSeg:
-    """Small images and a small encoder: its checkpoints take a tenth of the default's."""
-    arguments = {
-        "backbone": "mobilenetv3_small_050",
-        "visualizer": False,
-        "pre_processor": PreProcessor((64, 64)),
-    } | arguments
-    return AnoSeg(**arguments)
-
-
-def engine(root: Path, **arguments: Any) -> Engine:
-    return Engine(
-        **{
-            "default_root_dir": root,
-            "accelerator": "cpu",
-            "max_epochs": 1,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-        }
-        | arguments
-    )
 
 
 @pytest.fixture
@@ -77,11 +53,11 @@ def test_each_part_can_be_switched_off(
     precision: str,
 ) -> None:
     watch = Watch()
-    model = small(reconstruction_weight=weights[0], adversarial_weight=weights[1])
+    model = small_model(reconstruction_weight=weights[0], adversarial_weight=weights[1])
     assert (model.discriminator is None) == (weights[1] == 0)
     assert (model.model.image_decoder is None) == (sum(weights) == 0)
     before = {name: p.clone() for name, p in model.named_parameters()}
-    engine(tmp_path, precision=precision, max_steps=3, callbacks=[watch]).fit(
+    quiet_engine(tmp_path, precision=precision, max_steps=3, callbacks=[watch]).fit(
         model, datamodule=part
     )
     assert len(watch.losses) == 3  # max_steps counts batches, not the steps of two optimisers
@@ -97,14 +73,14 @@ def test_each_part_can_be_switched_off(
 def test_a_training_batch_of_one(tmp_path: Path, demo_root: Path) -> None:
     part = SurfaceDemo(demo_root, category="part", train_batch_size=1)
     watch = Watch()
-    engine(tmp_path, max_steps=2, callbacks=[watch]).fit(small(), datamodule=part)
+    quiet_engine(tmp_path, max_steps=2, callbacks=[watch]).fit(small_model(), datamodule=part)
     assert all(torch.isfinite(torch.tensor(list(loss.values()))).all() for loss in watch.losses)
 
 
 @pytest.mark.slow
 def test_metrics_of_a_test_run(tmp_path: Path, part: SurfaceDemo) -> None:
-    run = engine(tmp_path)
-    model = small()
+    run = quiet_engine(tmp_path)
+    model = small_model()
     run.fit(model, datamodule=part)
     (results,) = run.test(model, datamodule=part)
     assert set(results) == {
@@ -126,15 +102,15 @@ def test_resumed_run_continues_where_it_was(tmp_path: Path, demo_root: Path) -> 
             if trainer.global_step == 7:  # in the middle of the third epoch
                 raise KeyboardInterrupt
 
-    whole = small(seed=3)
-    engine(tmp_path / "a", max_epochs=3).fit(whole, datamodule=data())
-    broken = engine(tmp_path / "b", max_epochs=3, callbacks=[Interrupt()])
+    whole = small_model(seed=3)
+    quiet_engine(tmp_path / "a", max_epochs=3).fit(whole, datamodule=data())
+    broken = quiet_engine(tmp_path / "b", max_epochs=3, callbacks=[Interrupt()])
     with pytest.raises(SystemExit):
-        broken.fit(small(seed=3), datamodule=data())
+        broken.fit(small_model(seed=3), datamodule=data())
     checkpoint = broken.trainer.checkpoint_callback.best_model_path
     assert Path(checkpoint).is_file()
-    resumed = small(seed=3)
-    again = engine(tmp_path / "c", max_epochs=3)
+    resumed = small_model(seed=3)
+    again = quiet_engine(tmp_path / "c", max_epochs=3)
     again.fit(resumed, datamodule=data(), ckpt_path=checkpoint)
     assert again.trainer.global_step == 9
     expected, ended = whole.state_dict(), resumed.state_dict()
@@ -154,9 +130,9 @@ def test_compiled_training(
     monkeypatch.setattr(torch.nn.Module, "compile", compile_)
     watches = Watch(), Watch()
     for watch, compiled in zip(watches, (False, True), strict=True):
-        model = small(torch_compile=compiled, seed=1)
+        model = small_model(torch_compile=compiled, seed=1)
         torch._dynamo.utils.counters.clear()
-        run = engine(tmp_path, max_steps=2, callbacks=[watch], limit_val_batches=0)
+        run = quiet_engine(tmp_path, max_steps=2, callbacks=[watch], limit_val_batches=0)
         run.fit(model, datamodule=part)
     counters = torch._dynamo.utils.counters
     assert counters["stats"]["unique_graphs"] >= 4  # the model, twice the discriminator, thresholds
@@ -171,7 +147,7 @@ def test_compiled_training(
 @pytest.mark.parametrize("part", ["variation", "anomaly_generator"])
 def test_synthesis_is_one_graph(part: str) -> None:
     """Of a size that is not the next one's: a GPU's last batch is smaller."""
-    module = getattr(small(), part)
+    module = getattr(small_model(), part)
     torch.compiler.reset()
     compiled = torch.compile(module, backend="aot_eager", fullgraph=True, dynamic=False)
     for batch in (4, 3):
@@ -187,8 +163,8 @@ def test_synthesis_is_one_graph(part: str) -> None:
 
 @pytest.mark.slow
 def test_checkpoint_restores_arguments_and_answers(tmp_path: Path, part: SurfaceDemo) -> None:
-    model = small(decoder="paper", patch_area=[0.05, 0.1], patches=[1, 2], seed=1)
-    run = engine(tmp_path, max_steps=1)
+    model = small_model(decoder="paper", patch_area=[0.05, 0.1], patches=[1, 2], seed=1)
+    run = quiet_engine(tmp_path, max_steps=1)
     run.fit(model, datamodule=part)
     loaded = AnoSeg.load_from_checkpoint(run.trainer.checkpoint_callback.best_model_path)
     assert loaded.hparams.decoder == "paper"
@@ -199,7 +175,7 @@ def test_checkpoint_restores_arguments_and_answers(tmp_path: Path, part: Surface
 
 def with_plain_descent(**arguments: Any) -> AnoSeg:
     """With a rate of 1 a step moves the weights by their gradients."""
-    model = small(**arguments)
+    model = small_model(**arguments)
     # What `anomalib fit --optimizer SGD` does.
     model.configure_optimizers = lambda: torch.optim.SGD(model.parameters(), 1.0)
     return model
@@ -213,7 +189,7 @@ def flat(tensors: Iterable[Tensor]) -> Tensor:
 def test_an_optimizer_from_outside_and_clipping(tmp_path: Path, part: SurfaceDemo) -> None:
     model = with_plain_descent()
     before = flat(model.parameters())
-    engine(tmp_path, max_steps=1, gradient_clip_val=0.5).fit(model, datamodule=part)
+    quiet_engine(tmp_path, max_steps=1, gradient_clip_val=0.5).fit(model, datamodule=part)
     after = flat(model.parameters())
     assert (after - before).norm() == pytest.approx(0.5, rel=1e-3)
 
@@ -232,7 +208,7 @@ def test_accumulated_gradients(tmp_path: Path, part: SurfaceDemo) -> None:
 
     watch, model = Gradients(), with_plain_descent(seed=1)
     before = flat(model.parameters())
-    run = engine(tmp_path, max_steps=1, accumulate_grad_batches=2, callbacks=[watch])
+    run = quiet_engine(tmp_path, max_steps=1, accumulate_grad_batches=2, callbacks=[watch])
     run.fit(model, datamodule=part)
     after = flat(model.parameters())
     first, both = watch.sums
@@ -249,9 +225,9 @@ def test_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(
             if trainer.global_step == 4:
                 module.model.map_decoder.head[-1].bias.data.fill_(float("nan"))
 
-    run = engine(tmp_path, max_epochs=3, callbacks=[Poison()])
+    run = quiet_engine(tmp_path, max_epochs=3, callbacks=[Poison()])
     with pytest.raises(FloatingPointError, match=r"step \d \(segmentation nan, .*learning_rate"):
-        run.fit(small(), datamodule=part)
+        run.fit(small_model(), datamodule=part)
     good = AnoSeg.load_from_checkpoint(run.trainer.checkpoint_callback.best_model_path)
     assert all(p.isfinite().all() for p in good.parameters())
 
@@ -271,9 +247,9 @@ def test_a_normalize_left_in_the_transform_is_named(
     tmp_path: Path, part: SurfaceDemo, stage: str
 ) -> None:
     transform = Compose([Resize((64, 64)), Normalize([0.5] * 3, [0.2] * 3)])
-    model = small(pre_processor=AnomalibPreProcessor(transform))
+    model = small_model(pre_processor=AnomalibPreProcessor(transform))
     with pytest.raises(ValueError, match=r"\[0, 1\].*is there a Normalize left"):
-        getattr(engine(tmp_path), stage)(model, datamodule=part)
+        getattr(quiet_engine(tmp_path), stage)(model, datamodule=part)
 
 
 @pytest.mark.parametrize(
@@ -306,7 +282,7 @@ def test_defaults_are_those_of_the_generator() -> None:
     assert set(its) < set(ours)
     for name, parameter in its.items():
         assert parameter.default == ours[name].default, name
-        assert getattr(small().anomaly_generator, name) == parameter.default
+        assert getattr(small_model().anomaly_generator, name) == parameter.default
 
 
 def test_the_detector_needs_good_images() -> None:
@@ -323,7 +299,7 @@ def test_schedule_warms_up_and_ends_at_one_percent() -> None:
 
 
 def test_seed_gives_the_same_weights() -> None:
-    a, b, c = small(seed=1), small(seed=1), small(seed=2)
+    a, b, c = small_model(seed=1), small_model(seed=1), small_model(seed=2)
     assert torch.equal(
         a.model.encoder.backbone.conv_stem.weight, b.model.encoder.backbone.conv_stem.weight
     )
@@ -334,7 +310,7 @@ def test_seed_gives_the_same_weights() -> None:
 
 def test_validation_step_adds_maps() -> None:
     batch = ImageBatch(image=photographs(2))
-    updated = small().eval().validation_step(batch)
+    updated = small_model().eval().validation_step(batch)
     assert updated.anomaly_map.shape == (2, 96, 96)  # anomalib's batches drop the channel
     assert updated.pred_score.shape == (2,)
 

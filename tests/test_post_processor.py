@@ -8,7 +8,7 @@ from anomalib.data.datasets.base import image as reading
 from anomalib.engine import Engine
 from anomalib.metrics import AUPRO, AUROC
 from anomalib.post_processing import PostProcessor as AnomalibPostProcessor
-from conftest import photographs
+from conftest import photographs, quiet_engine, segmenter
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from PIL import Image
 from torch import Tensor, nn
@@ -206,23 +206,8 @@ def test_a_single_good_image_serves_both(tmp_path: Path) -> None:
     assert len(data.train_data) == 1
 
 
-def small(**arguments: Any) -> AnoSeg:
-    return AnoSeg(
-        backbone="mobilenetv3_small_050",
-        reconstruction_weight=0,
-        adversarial_weight=0,
-        visualizer=False,
-        pre_processor=PreProcessor((64, 64)),
-        seed=1,
-        **arguments,
-    )
-
-
 def train(model: AnoSeg, data: Folder, root: Path, **arguments: Any) -> Engine:
-    engine = Engine(
-        **{"default_root_dir": root, "accelerator": "cpu", "max_epochs": 2,
-           "enable_progress_bar": False, "enable_model_summary": False} | arguments
-    )  # fmt: skip
+    engine = quiet_engine(root, **{"max_epochs": 2} | arguments)
     engine.fit(model, datamodule=data)
     return engine
 
@@ -242,7 +227,7 @@ def test_thresholds_do_not_depend_on_test_images(good: Path, tmp_path: Path) -> 
         bad = flat(good.parent / f"bad_{name}", colours[0])
         fine = flat(good.parent / f"fine_{name}", colours[1])
         data = module(good, abnormal_dir=bad, normal_test_dir=fine)
-        models.append(small())
+        models.append(segmenter(seed=1))
         train(models[-1], data, tmp_path / name)
         assert len(data.train_data) == 12  # released
     states = [model.state_dict() for model in models]
@@ -257,7 +242,7 @@ def test_images_come_back_after_a_run_that_failed(good: Path, tmp_path: Path) ->
         def on_train_batch_start(self, *_: Any) -> None:
             raise FloatingPointError
 
-    data, model = module(good, test_split_mode="none", val_split_mode="none"), small()
+    data, model = module(good, test_split_mode="none", val_split_mode="none"), segmenter(seed=1)
     with pytest.raises(FloatingPointError):
         train(model, data, tmp_path, callbacks=[Fail()])
     model.to_torch(tmp_path)  # without the data
@@ -282,7 +267,7 @@ def refitted(model: AnoSeg, good: Path) -> PostProcessor:
 def test_thresholds_belong_to_the_weights_they_are_saved_with(
     good: Path, tmp_path: Path, arguments: dict[str, Any]
 ) -> None:
-    model = small()
+    model = segmenter(seed=1)
     engine = train(model, module(good), tmp_path, **arguments)
     saved = AnoSeg.load_from_checkpoint(engine.trainer.checkpoint_callback.best_model_path)
     for trained in (model, saved):
@@ -303,7 +288,7 @@ def test_checkpoints_within_an_epoch_have_their_thresholds(
         save_top_k=-1,
         save_weights_only=weights_only,
     )
-    train(small(), module(good), tmp_path, callbacks=[every_step], max_epochs=1)
+    train(segmenter(seed=1), module(good), tmp_path, callbacks=[every_step], max_epochs=1)
     paths = [*(tmp_path / "steps").glob("*.ckpt")]
     assert len(paths) > 1
     for path in paths:
@@ -319,7 +304,7 @@ def test_anomalibs_own_post_processor_still_works(good: Path, tmp_path: Path) ->
         flat(good.parent / "fine", "white", "blue"),
     )
     data = module(good, abnormal_dir=bad, normal_test_dir=fine)
-    model = small(post_processor=AnomalibPostProcessor())
+    model = segmenter(seed=1, post_processor=AnomalibPostProcessor())
     seen: list[int] = []
     model.on_train_epoch_start = lambda: seen.append(len(data.train_data))  # type: ignore[method-assign]
     train(model, data, tmp_path)
