@@ -49,8 +49,8 @@ class ExportMixin(AnomalibExportMixin):
         anomalib's 14 with a traceback.
         """
         if input_size is None:
-            # anomalib's example for an open size is 32 x 32, which the network refuses. Sides that no
-            # resize aims at: torch 2.10 takes an image that needs none for the only case there is.
+            # anomalib's example for an open size is 32 x 32, which the network refuses. These are
+            # sides that no resize aims at: torch 2.10 would export nothing but equal sizes.
             input_size = (OPEN_SIDE + 1, OPEN_SIDE + 3)
             height, width = (Dim(name, min=OPEN_SIDE) for name in ("height", "width"))
             kwargs = {"dynamic_shapes": ({0: Dim("batch"), 2: height, 3: width},)} | kwargs
