@@ -2,22 +2,25 @@
 
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
+import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from anomalib_anoseg.inference.parallel import in_order
 
-# How complete files end. OpenCV decodes these to the very pixels that Pillow does in half to two
-# thirds of the time; for torn ones Pillow has the better words.
-ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
+# For each format a decoder that gives the very pixels that Pillow does, in half the time or less,
+# and how complete files end: of torn ones it would return what is there.
+FAST: dict[str | None, tuple[Callable[[bytes], Any], bytes]] = {
+    "PNG": (imagecodecs.png_decode, b"IEND\xaeB`\x82"),
+    "JPEG": (imagecodecs.jpeg8_decode, b"\xff\xd9"),
+}
 SILENT = 0  # OpenCV's level of logging
-PLAIN = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
@@ -125,13 +128,23 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         if image.mode[0] in "IF":
             msg = f"more than 8 bits per channel (mode {image.mode}): convert it to 8 bits"
             raise ValueError(msg)
-        if image.mode in ("RGB", "L") and image.format in ENDS:
-            data = path.read_bytes()
-            if data.endswith(ENDS[image.format]):
-                pixels = cv2.imdecode(np.frombuffer(data, np.uint8), PLAIN)
-                if pixels is not None:
-                    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+        if image.mode in ("RGB", "L") and image.format in FAST:
+            pixels = _decode(path.read_bytes(), *FAST[image.format])
+            if pixels is not None:
+                return pixels
         return np.array(image.convert("RGB"))
+
+
+def _decode(data: bytes, decode: Callable[[bytes], Any], end: bytes) -> NDArray[np.uint8] | None:
+    """Return RGB, or None for a damaged file: Pillow has the words for what is wrong."""
+    if not data.endswith(end):
+        return None
+    try:
+        pixels: NDArray[np.uint8] = decode(data)
+    except RuntimeError:
+        return None
+    colours = pixels[..., None].repeat(3, -1) if pixels.ndim == 2 else pixels[..., :3]
+    return np.ascontiguousarray(colours)
 
 
 def _common_folder(paths: list[Path]) -> Path:

@@ -36,10 +36,10 @@ class Finding(NamedTuple):
 
 def find_defects(prediction: Prediction, height: int, width: int) -> Finding:
     """Return the defects where the map, enlarged to the image, exceeds its threshold of 0.5."""
-    mask = np.zeros((height, width), np.uint8)
-    if prediction.anomalous:
-        enlarged = cv2.resize(prediction.anomaly_map, (width, height))
-        mask[enlarged > 0.5] = 255
+    if not prediction.anomalous:
+        return Finding(np.zeros((height, width), np.uint8), 0, [])
+    enlarged = cv2.resize(prediction.anomaly_map, (width, height))
+    mask = np.multiply(enlarged > 0.5, 255, dtype=np.uint8)
     _, _, regions, _ = cv2.connectedComponentsWithStats(mask)
     regions = regions[1:]  # the first is what is not defective
     regions = regions[np.argsort(-regions[:, cv2.CC_STAT_AREA], kind="stable")]

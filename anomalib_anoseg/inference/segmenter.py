@@ -72,7 +72,7 @@ class Segmenter:
             if frame.image is None:
                 done[given] = frame, None
             else:
-                self._queue.start_async({0: frame.image[None]}, (given, frame))
+                self._queue.start_async({0: frame.image[None]}, (given, frame), share_inputs=True)
             if given - taken > 2 * len(self._queue):
                 self._queue.wait_all()  # one request is slow: the others shall not pile up
             while taken in done:
