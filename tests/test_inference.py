@@ -130,6 +130,12 @@ def test_a_good_part_has_no_defects() -> None:
     assert not finding.mask.any()
 
 
+def test_a_defective_part_without_a_defective_pixel() -> None:
+    anomaly_map = np.full((8, 8), 0.4, np.float32)
+    finding = find_defects(Prediction(0.6, anomalous=True, anomaly_map=anomaly_map), 32, 40)
+    assert (finding.area, finding.boxes, finding.mask.shape) == (0, [], (32, 40))
+
+
 def test_the_map_is_enlarged_to_the_image() -> None:
     anomaly_map = np.zeros((8, 8), np.float32)
     anomaly_map[2:4, 4:6] = 1.0
