@@ -15,7 +15,9 @@ from anomalib_anoseg.files import complete_files
 
 logger = logging.getLogger(__name__)
 LARGE_DROP = 0.1
-OPEN_SIDE = 64  # pixels at least where the size is left open; torch.export fails from 33 on
+# Pixels at least where the size is left open: torch.export fails from 33 on, and that of torch 2.10
+# if anomalib's own Resize aims at this height and another width.
+OPEN_SIDE = 64
 SECTION = "anoseg"  # of an OpenVINO model's rt_info
 
 
@@ -49,9 +51,8 @@ class ExportMixin(AnomalibExportMixin):
         anomalib's 14 with a traceback.
         """
         if input_size is None:
-            # anomalib's example for an open size is 32 x 32, which the network refuses. These are
-            # sides that no resize aims at: torch 2.10 would export nothing but equal sizes.
-            input_size = (OPEN_SIDE + 1, OPEN_SIDE + 3)
+            # anomalib's example for an open size is 32 x 32, which the network refuses.
+            input_size = (OPEN_SIDE, OPEN_SIDE)
             height, width = (Dim(name, min=OPEN_SIDE) for name in ("height", "width"))
             kwargs = {"dynamic_shapes": ({0: Dim("batch"), 2: height, 3: width},)} | kwargs
         kwargs = {"opset_version": 18} | kwargs
