@@ -103,7 +103,7 @@ def test_validation_of_nothing_is_refused(tmp_path: Path, root: Path) -> None:
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "default": {},
-    "anomalib's resize": {"pre_processor": AnomalibPreProcessor(Resize((72, 96)))},
+    "anomalib's resize": {"pre_processor": AnomalibPreProcessor(Resize((64, 96)))},
     "no pre-processor": {"pre_processor": False},
     "no post-processor": {"post_processor": False},
     "anomalib's post-processor": {"post_processor": AnomalibPostProcessor()},
