@@ -3,12 +3,11 @@ from typing import Any
 
 import pytest
 import torch
-from anomalib.engine import Engine
-from conftest import photographs
+from conftest import photographs, quiet_engine, segmenter, small_model
 from lightning.pytorch.callbacks import Callback
 from torch.nn.functional import mse_loss
 
-from anomalib_anoseg import AnoSeg, PreProcessor, SurfaceDemo
+from anomalib_anoseg import AnoSeg, SurfaceDemo
 from anomalib_anoseg.detector import Detector
 from anomalib_anoseg.torch_model import AnoSegModel
 
@@ -128,18 +127,12 @@ def test_trained_in_the_same_run(
     tmp_path: Path, demo_root: Path, adversarial_weight: float
 ) -> None:
     watch = Gradients()
-    model = AnoSeg(
-        backbone=BACKBONE,
+    model = small_model(
         image_score="detector",
         adversarial_weight=adversarial_weight,
         reconstruction_weight=adversarial_weight,
-        visualizer=False,
-        pre_processor=PreProcessor((64, 64)),
     )
-    engine = Engine(
-        default_root_dir=tmp_path, accelerator="cpu", max_steps=3, callbacks=[watch],
-        enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
+    engine = quiet_engine(tmp_path, max_steps=3, callbacks=[watch])
     data = SurfaceDemo(demo_root, category="part", train_batch_size=4)
     engine.fit(model, datamodule=data)
     assert watch.unmoved == []
@@ -157,16 +150,10 @@ def test_trained_in_the_same_run(
 @pytest.mark.slow
 def test_a_step_in_bfloat16(tmp_path: Path, demo_root: Path) -> None:
     """One step and nothing else: without bfloat16 in hardware a transposed convolution crawls."""
-    watch = Gradients()
-    model = AnoSeg(
-        backbone=BACKBONE, image_score="detector", adversarial_weight=0, reconstruction_weight=0,
-        visualizer=False, pre_processor=PreProcessor((64, 64)),
-    )  # fmt: skip
-    engine = Engine(
-        default_root_dir=tmp_path, accelerator="cpu", max_steps=1, precision="bf16-mixed",
-        limit_val_batches=0, callbacks=[watch], enable_progress_bar=False,
-        enable_model_summary=False,
-    )  # fmt: skip
+    watch, model = Gradients(), segmenter(image_score="detector")
+    engine = quiet_engine(
+        tmp_path, max_steps=1, precision="bf16-mixed", limit_val_batches=0, callbacks=[watch]
+    )
     engine.fit(model, datamodule=SurfaceDemo(demo_root, category="part", train_batch_size=2))
     assert watch.unmoved == []
     assert all(parameter.isfinite().all() for parameter in model.parameters())
@@ -177,20 +164,13 @@ def test_segmentation_does_not_feel_the_detector(tmp_path: Path, demo_root: Path
     """Oracle: the map is detached, so one step moves the segmentation as without a detector."""
     weights = []
     for image_score in ("map", "detector"):
-        model = AnoSeg(
-            backbone=BACKBONE, image_score=image_score, adversarial_weight=0,
-            reconstruction_weight=0, visualizer=False, post_processor=False,
-            pre_processor=PreProcessor((64, 64)), seed=3,
-        )  # fmt: skip
+        model = segmenter(image_score=image_score, post_processor=False, seed=3)
         # The same start, although building a detector draws random numbers too.
         torch.manual_seed(5)
         for name, parameter in sorted(model.named_parameters()):
             if "detector" not in name:
                 torch.nn.init.normal_(parameter, std=0.1)
-        engine = Engine(
-            default_root_dir=tmp_path / image_score, accelerator="cpu", max_steps=1, logger=False,
-            limit_val_batches=0, enable_progress_bar=False, enable_model_summary=False,
-        )  # fmt: skip
+        engine = quiet_engine(tmp_path / image_score, max_steps=1, limit_val_batches=0)
         data = SurfaceDemo(demo_root, category="part", train_batch_size=4)
         engine.fit(model, datamodule=data)
         weights.append({n: p for n, p in model.named_parameters() if "detector" not in n})
