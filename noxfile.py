@@ -5,6 +5,7 @@ import nox
 nox.options.default_venv_backend = "uv"
 THREADS = {"OMP_NUM_THREADS": "1"}  # as in the Makefile: two processes, a core each
 TESTS = ("python", "-m", "pytest", "--numprocesses", "2", "--dist", "loadgroup")
+TESTS += ("--max-worker-restart", "0")  # one that crashes ends the run
 
 
 @nox.session(python="3.10")

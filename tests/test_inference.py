@@ -260,11 +260,11 @@ def test_interruption_leaves_complete_rows(model: Path, tmp_path: Path) -> None:
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         while not (results.exists() and results.read_bytes().count(b"\n") > 20):
             time.sleep(0.01)
-            assert process.poll() is None
+            assert process.poll() is None, process.communicate()
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Traceback" not in errors
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors, errors
     rows = table(tmp_path / "out")
     assert 20 <= len(rows) < count
     assert [row["file"] for row in rows] == [f"{index:04}.png" for index in range(len(rows))]

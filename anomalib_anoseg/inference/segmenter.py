@@ -68,17 +68,20 @@ class Segmenter:
 
         self._queue.set_callback(keep)
         taken = 0
-        for given, frame in enumerate(frames):
-            if frame.image is None:
-                done[given] = frame, None
-            else:
-                self._queue.start_async({0: frame.image[None]}, (given, frame), share_inputs=True)
-            if given - taken > 2 * len(self._queue):
-                self._queue.wait_all()  # one request is slow: the others shall not pile up
-            while taken in done:
-                yield done.pop(taken)
-                taken += 1
-        self._queue.wait_all()
+        try:
+            for given, frame in enumerate(frames):
+                if frame.image is None:
+                    done[given] = frame, None
+                else:
+                    image = frame.image[None]
+                    self._queue.start_async({0: image}, (given, frame), share_inputs=True)
+                if given - taken > 2 * len(self._queue):
+                    self._queue.wait_all()  # one request is slow: the others shall not pile up
+                while taken in done:
+                    yield done.pop(taken)
+                    taken += 1
+        finally:
+            self._queue.wait_all()  # requests read the images until they end
         yield from (done[index] for index in sorted(done))
 
 
