@@ -15,9 +15,9 @@ from anomalib_anoseg.files import complete_files
 
 logger = logging.getLogger(__name__)
 LARGE_DROP = 0.1
-# Pixels at least where the size is left open: torch.export fails from 33 on, and that of torch 2.10
-# if anomalib's own Resize aims at this height and another width.
-OPEN_SIDE = 64
+# Pixels at least where the size is left open, which are also the example's: torch.export fails from
+# 33 on, and that of torch 2.10 where a resize has nothing to do in one direction.
+OPEN_SIDES = (64, 96, 128)
 SECTION = "anoseg"  # of an OpenVINO model's rt_info
 
 
@@ -52,8 +52,9 @@ class ExportMixin(AnomalibExportMixin):
         """
         if input_size is None:
             # anomalib's example for an open size is 32 x 32, which the network refuses.
-            input_size = (OPEN_SIDE, OPEN_SIDE)
-            height, width = (Dim(name, min=OPEN_SIDE) for name in ("height", "width"))
+            side = next(side for side in OPEN_SIDES if side not in self._network_size())
+            input_size = (side, side)
+            height, width = (Dim(name, min=side) for name in ("height", "width"))
             kwargs = {"dynamic_shapes": ({0: Dim("batch"), 2: height, 3: width},)} | kwargs
         kwargs = {"opset_version": 18} | kwargs
         with complete_files(Path(export_root)) as part:
@@ -71,10 +72,13 @@ class ExportMixin(AnomalibExportMixin):
             write_metadata(path, self._metadata())
         return Path(export_root) / path.relative_to(part)
 
+    def _network_size(self) -> tuple[int, ...]:
+        """Return height and width that the pre-processor resizes to, () if it leaves them alone."""
+        return tuple(getattr(getattr(self.pre_processor, "transform", None), "size", None) or ())
+
     def _metadata(self) -> dict[str, str]:
         metadata = {"model": "AnoSeg", "version": __version__, "data": self.trained_on}
-        size = getattr(getattr(self.pre_processor, "transform", None), "size", None)
-        if size is not None:
+        if size := self._network_size():
             metadata["input_size"] = " ".join(map(str, size))
         if self.post_processor is not None:
             for name in ("image_threshold", "pixel_threshold"):
