@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from shutil import copytree
 
@@ -249,6 +250,15 @@ def test_wrong_input_is_one_line(model: Path, tmp_path: Path) -> None:
         assert message in line
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """Undo what a shell does to commands in the background: they ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 def test_interruption_leaves_complete_rows(model: Path, tmp_path: Path) -> None:
     count = 5000  # more than can be done before the signal comes, even on a busy machine
     write(tmp_path / "in/0000.png", spots((5, 5, 20, 20), size=(512, 512)))
