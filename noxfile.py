@@ -11,18 +11,22 @@ EXPORTED = tuple(f"tests/test_{name}.py" for name in ("export", "inference", "pr
 OTHERS = tuple(f"--ignore={file}" for file in EXPORTED)
 
 
+def run_tests(session: nox.Session) -> None:
+    """Run what ``make test`` runs, but for the notebooks."""
+    for files in (OTHERS, EXPORTED):
+        session.run(*TESTS, *files, *session.posargs, env=THREADS)
+
+
 @nox.session(python="3.10")
 def lowest(session: nox.Session) -> None:
     """Test with the oldest release of everything that pyproject.toml names."""
     session.install("pip")  # which the tests call; in the next line it would be that of 2008
     session.install("--resolution", "lowest-direct", "--editable", ".[dev]")
-    for files in (OTHERS, EXPORTED):
-        session.run(*TESTS, *files, *session.posargs, env=THREADS)
+    run_tests(session)
 
 
 @nox.session(python="3.12")
 def newest(session: nox.Session) -> None:
     """Test with whatever is newest today."""
     session.install("pip", "--upgrade", "--editable", ".[dev]")
-    for files in (OTHERS, EXPORTED):
-        session.run(*TESTS, *files, *session.posargs, env=THREADS)
+    run_tests(session)
