@@ -52,9 +52,15 @@ def quantize(
     samples = calibration_samples(module, datamodule, model)
     images = nncf.Dataset(samples, lambda sample: sample.image)
     scope = nncf.IgnoredScope(names=outer_operations(model))
-    count = len(samples)
+    # nncf's fast correction of biases is ten seconds faster and cost a little trained model 0.012
+    # of its pixel AUROC; this one 0.000.
+    options = {
+        "ignored_scope": scope,
+        "subset_size": len(samples),
+        "fast_bias_correction": False,
+    }
     if max_drop is None:
-        return nncf.quantize(model, images, ignored_scope=scope, subset_size=count)
+        return nncf.quantize(model, images, **options)
     checked = metric or IoU(fields=["pred_mask", "gt_mask"])
 
     def measure(compiled: Callable[..., Any], samples: Iterable[Sample]) -> float:
@@ -79,8 +85,7 @@ def quantize(
         images,  # measure gets the samples, but nncf itself runs the model on what is made of them
         measure,
         max_drop=max_drop,
-        ignored_scope=scope,
-        subset_size=count,
+        **options,
     )
 
 
