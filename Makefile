@@ -45,7 +45,7 @@ accuracy: $(INSTALLED)
 	$(BIN)/python benchmarks/accuracy.py --root "$(ROOT)" --config $(CONFIG) --batch $(BATCH) \
 		--seeds $(SEEDS) $(if $(CATEGORIES),--categories $(CATEGORIES))
 
-# Ratios, side by side; half an hour on two cores.
+# Ratios, side by side; more than an hour on two cores, most of it for Draem.
 bench: $(INSTALLED)
 	$(BIN)/python -W ignore benchmarks/startup.py
 	$(BIN)/python -W ignore benchmarks/synthesis.py
