@@ -88,7 +88,8 @@ def build(name: str, size: int) -> AnomalibModule:
     with torch.no_grad():
         image = model.pre_processor(photographs(1, torch.device("cpu"), size))
         raw = model.model(image).anomaly_map
-    low, high = raw.min().clamp(max=0), raw.max().clamp(min=1)  # one is nearly constant
+    # At least from 0 to 1: a nearly constant map would be stretched to its rounding errors.
+    low, high = raw.min().clamp(max=0), raw.max().clamp(min=1)
     for key, value in model.post_processor.named_buffers():
         value.fill_(low if "min" in key else high if "max" in key else (low + high) / 2)
     return model
