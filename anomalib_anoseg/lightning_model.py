@@ -134,7 +134,7 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         patch_aspect: tuple[float, float] = (0.3, 3.3),
         patch_rotation: tuple[float, float] = (-45.0, 45.0),
         patches: tuple[int, int] = (1, 3),
-        scar_share: float = 0.3,
+        scar_share: float = 0.0,
         scar_width: tuple[float, float] = (1.0, 16.0),
         scar_length: tuple[float, float] = (10.0, 80.0),
         blob_share: float = 0.7,

@@ -70,7 +70,7 @@ def windows(parameters: AnomalyParameters, height: int, width: int) -> list[Wind
     """Return where patches can be.
 
     A CPU works on one image at a time, and on the rectangle around its patches: with the default
-    laws three tenths of the pixels, which then fit into its caches. A GPU works on everything.
+    laws a good third of the pixels, which then fit into its caches. A GPU works on everything.
     """
     n, p = parameters.present.shape
     if not one_by_one(parameters.target):

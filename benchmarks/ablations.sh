@@ -30,7 +30,7 @@ run "04 + coordinate channels: the paper" "${plain[@]}" "${full[@]}"
 # Ours, configs/cpu.yaml, and the same with one thing changed.
 run "05 ours"
 run "06 ours, one patch" "$m.patches=[1,1]"
-run "07 ours, no scars" "$m.scar_share=0"
+run "07 ours, and scars" "$m.scar_share=0.3"
 run "08 ours, opaque with sharp borders" "$m.border_width=[0,0]" "$m.opacity=[1,1]"
 run "09 ours, no blobs" "$m.blob_share=0"
 run "10 ours, patches from the same image" "$m.other_source_share=0"

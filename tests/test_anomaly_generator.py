@@ -39,7 +39,8 @@ GENERATORS: dict[str, dict[str, Any]] = {
         name: parameter.default
         for name, parameter in signature(AnomalyGenerator).parameters.items()
         if name != "synthetic_share"
-    },
+    }
+    | {"scar_share": 0.3},
 }
 
 
