@@ -46,8 +46,8 @@ class AnomalyGenerator(nn.Module):
             18; the range is ours and equals CutPaste's for scars.
         patches: Fewest and most patches of a synthetic image. One in the paper.
         scar_share: Share of patches that are scars instead, [0, 1]. None in AnoSeg; CutPaste shows
-            as many scars as patches. With 0.3 the maps of bottles, tiles and the demo's part were
-            worse, and thin scratches were found no better.
+            as many scars as patches. With 0.3 the maps of bottles and tiles were worse, and the
+            demo's thin scratches were found no better.
         scar_width: Width of a scar in pixels of a 256 x 256 image. (2, 16) in CutPaste.
         scar_length: Length of a scar, likewise. (10, 25) in CutPaste; scratches and fibres are
             longer.
