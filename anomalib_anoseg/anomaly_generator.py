@@ -175,7 +175,8 @@ class AnomalyGenerator(nn.Module):
 
         half_size, blob = self._half_size(draw, n, p, height, width)
         scale = draw.uniform(*self.patch_scale, n, p)
-        sides = half_size.new_tensor([height, width])
+        # Made on the device, as new_tensor does it, a GPU would be waited for.
+        sides = torch.tensor([height, width]).to(images.device, non_blocking=True)
         reach = torch.minimum(half_size / scale[..., None], sides / 2)
         # Centres and radii such that no ellipse leaves its rectangle.
         centre = draw.uniform(-0.6, 0.6, n, p, BLOB_ELLIPSES, 2)

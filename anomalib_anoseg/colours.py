@@ -18,7 +18,9 @@ def paint_colours(colour: Tensor, images: Images) -> Tensor:
         colour: Any colours, (n, p, 3) in [0, 1].
         images: The normal images they are for.
     """
-    luma = rgb_to_grayscale(colour.movedim(-1, 1)[..., None]).squeeze(-1).movedim(1, -1)
+    # kornia 0.8 makes its own weights in a way that waits for a GPU.
+    weights = _TO_YIQ[0].to(colour.device, non_blocking=True)
+    luma = rgb_to_grayscale(colour.movedim(-1, 1)[..., None], weights).squeeze(-1).movedim(1, -1)
     if images.shape[1] == 1:
         return luma
     grey = (images == images[:, :1]).flatten(1).all(1)[:, None, None]
@@ -72,7 +74,9 @@ def jitter_matrix(mean: Tensor, jitter: Tensor) -> Tensor:
     """
     brightness, contrast, saturation, hue = jitter[:, :, None, None].unbind(1)
     channels = mean.shape[1]
-    luma = mean[..., None] if channels == 1 else _TO_YIQ[:1].to(mean.device) @ mean[..., None]
+    luma = mean[..., None]
+    if channels == 3:
+        luma = _TO_YIQ[:1].to(mean.device, non_blocking=True) @ luma
     offset = (1 - contrast) * brightness * luma
     matrix = brightness * contrast
     if channels == 3:

@@ -50,5 +50,5 @@ def on_structure(draw: Draw, images: Images, p: int) -> Points:
     cell = torch.searchsorted(upto, draw.uniform(0, 1, n, p) * upto[:, -1:])
     cell = cell.clamp(max=STRUCTURE_CELLS**2 - 1)
     corner = torch.stack([cell // STRUCTURE_CELLS, cell % STRUCTURE_CELLS], -1)
-    sides = corner.new_tensor([height, width])
+    sides = torch.tensor([height, width]).to(images.device, non_blocking=True)
     return (corner + draw.uniform(0, 1, n, p, 2)) / STRUCTURE_CELLS * sides
