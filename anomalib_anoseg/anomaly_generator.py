@@ -182,12 +182,13 @@ class AnomalyGenerator(nn.Module):
         centre = draw.uniform(-0.6, 0.6, n, p, BLOB_ELLIPSES, 2)
         centre[:, :, 0] = 0  # one covers the middle, so that no blob is empty
         radii = (1 - centre.abs()) * draw.uniform(0.5, 1.0, n, p, BLOB_ELLIPSES, 2)
+        ellipses = torch.cat([centre, radii], -1)
 
         chosen = torch.rand(batch, device=images.device, generator=generator).argsort()[:n]
         target = draw.uniform(0, 1, n, p, 2) * sides
         if self.structure_share > 0:
             structured = draw.happens(self.structure_share, n, p)[..., None]
-            target = torch.where(structured, on_structure(draw, images[chosen], p), target)
+            target = torch.where(structured, on_structure(draw, images, chosen, p), target)
         another = draw.happens(self.other_source_share, n)
         return AnomalyParameters(
             chosen=chosen,
@@ -203,7 +204,7 @@ class AnomalyGenerator(nn.Module):
             angle=torch.deg2rad(draw.uniform(*self.patch_rotation, n, p)),
             scale=scale,
             blob=blob,
-            ellipses=torch.cat([centre, radii], -1) if self.blob_share else centre[:, :, :0],
+            ellipses=ellipses if self.blob_share else ellipses[:, :, :0],
             opacity=self._opacity(draw, n, p),
             border=draw.uniform(*self.border_width, n, p) * (min(height, width) / 256),
             painted=draw.happens(self.colour_share, n, p),

@@ -3,13 +3,21 @@
 import torch
 from torch import Tensor, nn
 
-from anomalib_anoseg.colours import jitter_colours, jitter_matrix, paint, paint_colours
+from anomalib_anoseg.colours import (
+    are_grey,
+    jitter_colours,
+    jitter_matrix,
+    paint,
+    paint_colours,
+)
 from anomalib_anoseg.lookup import (
     AnomalyParameters,
+    Pixels,
     Window,
     hard_augmentation_lookup,
     one_by_one,
     patch_lookup,
+    patch_maps,
     windows,
 )
 from anomalib_anoseg.shapes import Images, Indices, Masks
@@ -31,52 +39,59 @@ def cut_paste(
         The batch with the synthetic images in their places, and its masks.
     """
     result, masks = images.clone(), torch.zeros_like(images[:, :1])
-    # Enough to see whether an image is grey; all of it took a tenth of the generator's time.
-    sketch = images[..., ::4, ::4][parameters.chosen]
-    parameters = parameters._replace(colour=paint_colours(parameters.colour, sketch))
+    grey = are_grey(images)[parameters.chosen]
+    parameters = parameters._replace(colour=paint_colours(parameters.colour, grey, images.shape[1]))
     mean = images.float().mean((2, 3))[parameters.source_image]
     jitter = jitter_matrix(mean, parameters.jitter)
+    maps = patch_maps(parameters, *images.shape[-2:])
     for window in windows(parameters, *images.shape[-2:]):
         part = AnomalyParameters(*(values[window.images] for values in parameters))
-        pasted, changed = _paste(images, part, jitter[window.images], min_difference, window)
+        pixels = patch_lookup(part, maps[window.images], window)
+        patches = _patches(images, part, pixels, jitter[window.images], window)
         area = (..., window.rows, window.columns)
+        normal = _take(images[area], part.chosen)
+        pasted, changed = _blend(normal, patches, pixels, min_difference)
         result[area].index_copy_(0, part.chosen, pasted)
         masks[area].index_copy_(0, part.chosen, changed)
     return result, masks
 
 
-def _paste(
-    images: Images,
-    parameters: AnomalyParameters,
-    jitter: Tensor,
-    min_difference: float,
-    window: Window,
-) -> tuple[Images, Masks]:
-    """Return the window of the synthetic images, and what changed in it."""
-    normal = _take(images[..., window.rows, window.columns], parameters.chosen)
-    pixels = patch_lookup(images, parameters, window)
-    rows, columns = hard_augmentation_lookup(pixels.row, pixels.column, images, parameters)
-    height, width = images.shape[-2:]
-    grid = torch.stack([2 * columns / width - 1, 2 * rows / height - 1], dim=-1)
+def _patches(
+    images: Images, parameters: AnomalyParameters, pixels: Pixels, jitter: Tensor, window: Window
+) -> Images:
+    """Return the colours of the patches in the window, in float32."""
+    grid = hard_augmentation_lookup(pixels.position, parameters, *images.shape[-2:])
     # grid_sample wants one dtype; positions need float32 also for bfloat16 images.
     source = _take(images, parameters.source_image).float()
-    pasted = nn.functional.grid_sample(source, grid, padding_mode="border", align_corners=False)
-    pasted = jitter_colours(pasted, jitter)
-    paint(pasted, pixels.owner, parameters.painted, parameters.colour, window.patches)
-    pasted = torch.lerp(normal.float(), pasted, pixels.opacity[:, None]).to(normal.dtype)
+    patches = nn.functional.grid_sample(source, grid, padding_mode="border", align_corners=False)
+    patches = jitter_colours(patches, jitter)
+    paint(patches, pixels.owner, parameters.painted, parameters.colour, window.patches)
+    return patches
 
-    region = pixels.owner[:, None] >= 0
-    difference = (pasted.float() - normal.float()).abs().amax(1, keepdim=True)
-    changed = region & (difference > 0)
+
+def _blend(
+    normal: Images, patches: Images, pixels: Pixels, min_difference: float
+) -> tuple[Images, Masks]:
+    """Return the images with patches where they change enough, and where; nowhere is no answer.
+
+    Args:
+        normal: The images as they were.
+        patches: Colours of the patches.
+        pixels: Where they are, and how opaque.
+        min_difference: Smoothed change above which a pixel counts.
+    """
+    pasted = torch.lerp(normal.float(), patches, pixels.opacity[:, None]).to(normal.dtype)
+    difference = (pasted.float() - normal.float()).abs_().amax(1, keepdim=True)
+    region, changed = pixels.owner[:, None] >= 0, difference > 0
     if min_difference > 0:
-        # The mean over the patch's own pixels only: its neighbours are not pasted.
-        inside = region.float()
-        changed &= _sums(difference * inside) > min_difference * _sums(inside)
+        # Over the patches' own pixels only: their neighbours are not pasted.
+        changed &= _sums(torch.where(region, difference - min_difference, 0)) > 0
     # White on white changes nothing. Such an image gets its region in another brightness, so that
-    # no image is called synthetic with an empty mask. Adding a half modulo 1 always changes it.
+    # no image is called synthetic with an empty mask. A half more or less always changes it.
     nothing = ~changed.flatten(1).any(1)[:, None, None, None]
-    pasted = torch.where(nothing, (normal + 0.5) % 1, pasted)
-    changed = torch.where(nothing, region, changed)
+    if not one_by_one(nothing) or nothing.any():
+        pasted = torch.where(nothing, normal + torch.where(normal < 0.5, 0.5, -0.5), pasted)
+        changed = torch.where(nothing, region, changed)
     return torch.where(changed, pasted, normal), changed.to(normal.dtype)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from anomalib_anoseg.shapes import Images, Points
+from anomalib_anoseg.shapes import Images, Indices, Points
 
 STRUCTURE_CELLS = 32  # along each side
 
@@ -36,16 +36,16 @@ class Draw:
         return torch.rand(shape, device=self.device, generator=self.generator) < probability
 
 
-def on_structure(draw: Draw, images: Images, p: int) -> Points:
-    """Draw p positions per image, (n, p, 2) in pixels, with its local contrast as the density."""
-    n, _, height, width = images.shape
+def on_structure(draw: Draw, images: Images, chosen: Indices, p: int) -> Points:
+    """Draw p positions per chosen image, (n, p, 2) in pixels, at its local contrast's density."""
+    n, (height, width) = len(chosen), images.shape[-2:]
     # A part of the pixels tells it as well: all of them took a tenth of the generator's time.
     step = max(1, min(height, width) // (4 * STRUCTURE_CELLS))
     grey = images[..., ::step, ::step].float().mean(1, keepdim=True)
     mean, square = (adaptive_avg_pool2d(v, STRUCTURE_CELLS) for v in (grey, grey.square()))
     contrast = (square - mean.square()).clamp(min=0).sqrt()  # standard deviation in each cell
     # A flat image has no structure: everywhere is as good.
-    density = contrast.flatten(1) + 1e-3
+    density = contrast.flatten(1)[chosen] + 1e-3
     upto = density.cumsum(1)
     cell = torch.searchsorted(upto, draw.uniform(0, 1, n, p) * upto[:, -1:])
     cell = cell.clamp(max=STRUCTURE_CELLS**2 - 1)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from anomalib_anoseg.shapes import Flags, Images, Indices, Points, Scalars
+from anomalib_anoseg.shapes import Flags, Indices, Points, Scalars
 
 MARGIN = 1  # pixels around the patches, for the rounding of their corners
 
@@ -52,10 +52,9 @@ class Window(NamedTuple):
 class Pixels(NamedTuple):
     """Where the pixels of a window come from."""
 
-    row: Tensor  # (n, h, w) in pixels of the source, as long as the hard augmentation is left out
-    column: Tensor
-    owner: Tensor  # which patch covers it, -1 for none
-    opacity: Tensor
+    position: Tensor  # (n, 2, h, w) in the hard-augmented copy: row and column as shares of a side
+    owner: Tensor  # (n, h, w) which patch covers it, -1 for none
+    opacity: Tensor  # (n, h, w) of that patch here, 0 for none
 
 
 def one_by_one(values: Tensor) -> bool:
@@ -100,91 +99,108 @@ def _around(image: int, patches: list[list[int]]) -> Window:
     )
 
 
-def patch_lookup(images: Images, parameters: AnomalyParameters, window: Window) -> Pixels:
-    """Return where each pixel of the window comes from; later patches lie on earlier ones."""
-    height, width = images.shape[-2:]
-    # Centres of the pixels. What is linear in rows and columns is computed for them apart and added
-    # at the end: one pass over the pixels.
-    rows = torch.arange(height, device=images.device)[window.rows, None] + 0.5
-    columns = torch.arange(width, device=images.device)[None, window.columns] + 0.5
-    shape = (len(parameters.angle), rows.shape[0], columns.shape[1])
+def patch_maps(parameters: AnomalyParameters, height: int, width: int) -> Tensor:
+    """Return the linear maps of pixels that describe each patch, (n, p, 2 + e, 2, 3).
+
+    The first leads into the patch, where it reaches from -1 to 1; the second to where it comes
+    from, in shares of a side; the others into each ellipse, whose radius is 1. Each has two rows,
+    for what becomes of the row and of the column: the factors of a pixel's row and column, and a
+    constant. A window's pixels are then one sum per patch.
+    """
+    cos, sin = parameters.angle.cos(), parameters.angle.sin()
+    # The pasted patch is turned by angle, so its pixels are looked up turned back.
+    turn = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
+    sides = torch.tensor([height, width]).to(cos.device, non_blocking=True)
+    half_size, source = parameters.half_size[:, :, None], parameters.source[:, :, None] / sides
+    centre, radii = parameters.ellipses[..., :2], parameters.ellipses[..., 2:]
+    divisor = torch.cat(
+        [half_size, parameters.scale[..., None, None] * sides, half_size * radii], 2
+    )
+    offset = torch.cat([torch.zeros_like(source), source, -centre / radii], 2)
+    factors = turn[:, :, None] / divisor[..., None]
+    # Not by a product of matrices, which a GPU may be told to round to ten bits.
+    constant = offset - (factors * parameters.target[:, :, None, None]).sum(-1)
+    return torch.cat([factors, constant[..., None]], -1)
+
+
+def patch_lookup(parameters: AnomalyParameters, maps: Tensor, window: Window) -> Pixels:
+    """Return where each pixel of the window comes from; later patches lie on earlier ones.
+
+    Args:
+        parameters: The draws of the window's images.
+        maps: Their :func:`patch_maps`.
+        window: Where to look.
+    """
+    n, device = len(maps), maps.device
+    # Centres of the pixels.
+    rows, columns = (
+        torch.arange(part.start, part.stop, device=device) + 0.5
+        for part in (window.rows, window.columns)
+    )
+    shape = (len(rows), len(columns))
     pixels = Pixels(
-        rows.expand(shape).clone(),
-        columns.expand(shape).clone(),
-        torch.full(shape, -1, dtype=torch.int8, device=images.device),
-        rows.new_ones(shape),
+        torch.zeros((n, 2, *shape), device=device),
+        torch.full((n, *shape), -1, dtype=torch.int8, device=device),
+        torch.zeros((n, *shape), device=device),
     )
     for patch, area in enumerate(window.patches):
-
-        def of(values: Tensor, patch: int = patch) -> Tensor:
-            return values[:, patch, ..., None, None]
-
-        target_row, target_column = of(parameters.target).unbind(1)
-        source_row, source_column = of(parameters.source).unbind(1)
-        half_height, half_width = of(parameters.half_size).unbind(1)
-        angle, scale, border = map(of, (parameters.angle, parameters.scale, parameters.border))
-        # The pasted patch is turned by angle, so its pixels are looked up turned back.
-        row, column = rows[area[0]] - target_row, columns[:, area[1]] - target_column
-        along = (row * angle.cos(), -column * angle.sin())
-        across = (row * angle.sin(), column * angle.cos())
-        # 0 in the middle of the patch, 1 on its outline.
-        radius = torch.maximum(
-            _scaled(along, half_height).abs_(), _scaled(across, half_width).abs_()
-        )
-        if parameters.ellipses.numel():
-            blob = blob_radius(along, across, of(parameters.half_size), of(parameters.ellipses))
-            radius = torch.where(of(parameters.blob), blob, radius)
-        inside = of(parameters.present) & (radius <= 1)
-        depth = (1 - radius) * torch.minimum(half_height, half_width)
-        fade = torch.where(depth < border, depth / border, 1.0)
-        found = Pixels(
-            _scaled(along, scale, source_row),
-            _scaled(across, scale, source_column),
-            torch.full_like(fade, patch, dtype=torch.int8),
-            of(parameters.opacity) * fade,
-        )
-        for values, new in zip(pixels, found, strict=True):
-            here = values[(..., *area)]
-            here.copy_(torch.where(inside, new, here))
+        here = Pixels(*(values[(..., *area)] for values in pixels))
+        _lay(here, rows[area[0]], columns[area[1]], patch, maps[:, patch], parameters)
     return pixels
 
 
-def _scaled(parts: tuple[Tensor, Tensor], divisor: Tensor, offset: Tensor | float = 0.0) -> Tensor:
-    """Return the sum of a row's and a column's part over the divisor, plus the offset."""
-    return (parts[0] / divisor + offset) + parts[1] / divisor
+def _lay(
+    here: Pixels,
+    rows: Tensor,
+    columns: Tensor,
+    patch: int,
+    maps: Tensor,
+    parameters: AnomalyParameters,
+) -> None:
+    """Lay one patch over what is there, in place."""
 
+    def of(values: Tensor) -> Tensor:
+        return values[:, patch, None, None]
 
-def blob_radius(
-    along: tuple[Tensor, Tensor], across: tuple[Tensor, Tensor], half_size: Points, ellipses: Tensor
-) -> Tensor:
-    """Return the distance from a union of ellipses: 1 on its outline, less inside."""
-    half_height, half_width = half_size.unbind(1)
-    nearest = None
-    for centre_row, centre_column, height, width in (e.unbind(1) for e in ellipses.unbind(1)):
-        down = _scaled(along, half_height * height, -centre_row / height)
-        right = _scaled(across, half_width * width, -centre_column / width)
-        square = down.square_().addcmul_(right, right)
-        nearest = square if nearest is None else torch.minimum(nearest, square)
-    assert nearest is not None  # there is at least one ellipse
-    return nearest.sqrt_()
+    by_row, by_column, constant = maps[..., None].unbind(-2)
+    mapped = (by_row * rows + constant)[..., None] + (by_column * columns)[..., None, :]
+    # 0 in the middle of the patch, 1 on its outline.
+    radius = mapped[:, 0].abs_().amax(1)
+    if parameters.ellipses.numel():
+        down, right = mapped[:, 2:].unbind(2)
+        blob = down.square_().addcmul_(right, right).amin(1).sqrt_()
+        radius = torch.where(of(parameters.blob), blob, radius)
+    inside = of(parameters.present) & (radius < 1)
+    # From the outline on it fades in, over its border; one of no width is sharp.
+    steepness = parameters.half_size[:, patch].amin(-1) / parameters.border[:, patch].clamp(1e-6)
+    opacity = of(parameters.opacity)
+    faded = torch.minimum((1 - radius) * (opacity * steepness[:, None, None]), opacity)
+    here.position.copy_(torch.where(inside[:, None], mapped[:, 1], here.position))
+    here.owner.masked_fill_(inside, patch)
+    here.opacity.copy_(torch.where(inside, faded, here.opacity))
 
 
 def hard_augmentation_lookup(
-    rows: Tensor, columns: Tensor, images: Images, parameters: AnomalyParameters
-) -> tuple[Tensor, Tensor]:
+    position: Tensor, parameters: AnomalyParameters, height: int, width: int
+) -> Tensor:
     """Translate positions in the rotated, then permuted copy into positions in the image.
 
     A quarter turn of an image that is not square is stretched to its shape.
+
+    Args:
+        position: Rows and columns as shares of a side, (n, 2, h, w), between -1 and 2.
+        parameters: The draws.
+        height: Of the images.
+        width: Of the images.
+
+    Returns:
+        Columns and rows as ``grid_sample`` takes them, (n, h, w, 2) in [-1, 1].
     """
-    height, width = images.shape[-2:]
-    shift = parameters.shift[:, :, None, None]
-    # The fraction is the remainder, four times as fast; positions are between -1 and 2 sides.
-    vertical = 2 * (rows / height + (2 - shift[:, 0] / height)).frac_() - 1
-    horizontal = 2 * (columns / width + (2 - shift[:, 1] / width)).frac_() - 1
+    sides = torch.tensor([height, width]).to(position.device, non_blocking=True)
+    unrolled = position + (2 - parameters.shift / sides)[..., None, None]
+    # The fraction is the remainder, four times as fast.
+    row, column = unrolled.frac_().mul_(2).sub_(1).unbind(1)
     turn = (parameters.quarter_turns * (math.pi / 2))[:, None, None]
     cos, sin = turn.cos().round(), turn.sin().round()
-    vertical, horizontal = (
-        vertical * cos + horizontal * sin,
-        horizontal * cos - vertical * sin,
-    )
-    return (vertical + 1) * (height / 2), (horizontal + 1) * (width / 2)
+    turned = torch.stack([column * cos - row * sin, row * cos + column * sin], 1)
+    return turned.permute(0, 2, 3, 1)
