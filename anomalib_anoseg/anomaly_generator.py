@@ -21,7 +21,7 @@ from anomalib_anoseg.arguments import (
 from anomalib_anoseg.cut_paste import cut_paste
 from anomalib_anoseg.draws import Draw, on_structure
 from anomalib_anoseg.lookup import AnomalyParameters
-from anomalib_anoseg.shapes import Images, Masks
+from anomalib_anoseg.shapes import Images, Masks, sides
 
 Range = tuple[float, float]
 BLOB_ELLIPSES = 3
@@ -175,9 +175,8 @@ class AnomalyGenerator(nn.Module):
 
         half_size, blob = self._half_size(draw, n, p, height, width)
         scale = draw.uniform(*self.patch_scale, n, p)
-        # Made on the device, as new_tensor does it, a GPU would be waited for.
-        sides = torch.tensor([height, width]).to(images.device, non_blocking=True)
-        reach = torch.minimum(half_size / scale[..., None], sides / 2)
+        size = sides(height, width, images.device)
+        reach = torch.minimum(half_size / scale[..., None], size / 2)
         # Centres and radii such that no ellipse leaves its rectangle.
         centre = draw.uniform(-0.6, 0.6, n, p, BLOB_ELLIPSES, 2)
         centre[:, :, 0] = 0  # one covers the middle, so that no blob is empty
@@ -185,7 +184,7 @@ class AnomalyGenerator(nn.Module):
         ellipses = torch.cat([centre, radii], -1)
 
         chosen = torch.rand(batch, device=images.device, generator=generator).argsort()[:n]
-        target = draw.uniform(0, 1, n, p, 2) * sides
+        target = draw.uniform(0, 1, n, p, 2) * size
         if self.structure_share > 0:
             structured = draw.happens(self.structure_share, n, p)[..., None]
             target = torch.where(structured, on_structure(draw, images, chosen, p), target)
@@ -198,7 +197,7 @@ class AnomalyGenerator(nn.Module):
             jitter=jitter,
             present=torch.arange(p, device=images.device)
             < draw.integers(self.patches[0], self.patches[1] + 1, n, 1),
-            source=reach + draw.uniform(0, 1, n, p, 2) * (sides - 2 * reach),
+            source=reach + draw.uniform(0, 1, n, p, 2) * (size - 2 * reach),
             target=target,
             half_size=half_size,
             angle=torch.deg2rad(draw.uniform(*self.patch_rotation, n, p)),

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from anomalib_anoseg.shapes import Images, Indices, Points
+from anomalib_anoseg.shapes import Images, Indices, Points, sides
 
 STRUCTURE_CELLS = 32  # along each side
 
@@ -50,5 +50,5 @@ def on_structure(draw: Draw, images: Images, chosen: Indices, p: int) -> Points:
     cell = torch.searchsorted(upto, draw.uniform(0, 1, n, p) * upto[:, -1:])
     cell = cell.clamp(max=STRUCTURE_CELLS**2 - 1)
     corner = torch.stack([cell // STRUCTURE_CELLS, cell % STRUCTURE_CELLS], -1)
-    sides = torch.tensor([height, width]).to(images.device, non_blocking=True)
-    return (corner + draw.uniform(0, 1, n, p, 2)) / STRUCTURE_CELLS * sides
+    position = (corner + draw.uniform(0, 1, n, p, 2)) / STRUCTURE_CELLS
+    return position * sides(height, width, images.device)

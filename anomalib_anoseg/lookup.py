@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from anomalib_anoseg.shapes import Flags, Indices, Points, Scalars
+from anomalib_anoseg.shapes import Flags, Indices, Points, Scalars, sides
 
 MARGIN = 1  # pixels around the patches, for the rounding of their corners
 
@@ -80,9 +80,8 @@ def windows(parameters: AnomalyParameters, height: int, width: int) -> list[Wind
     reach = MARGIN + torch.stack(
         [half_height * cos + half_width * sin, half_height * sin + half_width * cos], -1
     )
-    sides = reach.new_tensor([height, width])
     low = (parameters.target - reach).clamp(min=0).floor()
-    high = (parameters.target + reach).ceil().minimum(sides)
+    high = (parameters.target + reach).ceil().minimum(sides(height, width, reach.device))
     corners = torch.cat([low, high], -1).int().tolist()
     counts = parameters.present.sum(1).tolist()
     return [_around(i, corners[i][: counts[i]]) for i in range(n)]
@@ -110,12 +109,10 @@ def patch_maps(parameters: AnomalyParameters, height: int, width: int) -> Tensor
     cos, sin = parameters.angle.cos(), parameters.angle.sin()
     # The pasted patch is turned by angle, so its pixels are looked up turned back.
     turn = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
-    sides = torch.tensor([height, width]).to(cos.device, non_blocking=True)
-    half_size, source = parameters.half_size[:, :, None], parameters.source[:, :, None] / sides
+    size = sides(height, width, cos.device)
+    half_size, source = parameters.half_size[:, :, None], parameters.source[:, :, None] / size
     centre, radii = parameters.ellipses[..., :2], parameters.ellipses[..., 2:]
-    divisor = torch.cat(
-        [half_size, parameters.scale[..., None, None] * sides, half_size * radii], 2
-    )
+    divisor = torch.cat([half_size, parameters.scale[..., None, None] * size, half_size * radii], 2)
     offset = torch.cat([torch.zeros_like(source), source, -centre / radii], 2)
     factors = turn[:, :, None] / divisor[..., None]
     # Not by a product of matrices, which a GPU may be told to round to ten bits.
@@ -196,8 +193,8 @@ def hard_augmentation_lookup(
     Returns:
         Columns and rows as ``grid_sample`` takes them, (n, h, w, 2) in [-1, 1].
     """
-    sides = torch.tensor([height, width]).to(position.device, non_blocking=True)
-    unrolled = position + (2 - parameters.shift / sides)[..., None, None]
+    shift = parameters.shift / sides(height, width, position.device)
+    unrolled = position + (2 - shift)[..., None, None]
     # The fraction is the remainder, four times as fast.
     row, column = unrolled.frac_().mul_(2).sub_(1).unbind(1)
     turn = (parameters.quarter_turns * (math.pi / 2))[:, None, None]

@@ -4,6 +4,7 @@ Images and masks are floating point. In a mask, 1 marks an anomalous pixel: the 
 its convention ends at the output of the network (see ``torch_model``).
 """
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -15,3 +16,8 @@ Indices = Int[Tensor, "n"]
 Flags = Bool[Tensor, "n p"]
 Scalars = Float[Tensor, "n p"]
 Points = Float[Tensor, "n p 2"]
+
+
+def sides(height: int, width: int, device: torch.device) -> Tensor:
+    """Return both as a tensor, (2,), without waiting for a GPU as ``new_tensor`` does."""
+    return torch.tensor([height, width]).to(device, non_blocking=True)
