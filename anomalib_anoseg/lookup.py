@@ -99,7 +99,7 @@ def _around(image: int, patches: list[list[int]]) -> Window:
 
 
 def patch_maps(parameters: AnomalyParameters, height: int, width: int) -> Tensor:
-    """Return the linear maps of pixels that describe each patch, (n, p, 2 + e, 2, 3).
+    """Return the affine maps of pixels that describe each patch, (n, p, 2 + e, 2, 3).
 
     The first leads into the patch, where it reaches from -1 to 1; the second to where it comes
     from, in shares of a side; the others into each ellipse, whose radius is 1. Each has two rows,
@@ -154,7 +154,7 @@ def _lay(
     maps: Tensor,
     parameters: AnomalyParameters,
 ) -> None:
-    """Lay one patch over what is there, in place."""
+    """Lay one patch over what is there, in place; rows and columns are the centres of pixels."""
 
     def of(values: Tensor) -> Tensor:
         return values[:, patch, None, None]
