@@ -7,32 +7,30 @@ from kornia.color import rgb_to_grayscale
 from torch import Tensor
 
 from anomalib_anoseg.lookup import one_by_one
-from anomalib_anoseg.shapes import Flags, Images
+from anomalib_anoseg.shapes import Flags, Images, Indices
 
 
-def are_grey(images: Images) -> Tensor:
-    """Return which images have no colour, (b,), from a part of their pixels."""
-    part = images[..., ::4, ::4]  # all of them took a tenth of the generator's time
-    return (part == part[:, :1]).flatten(1).all(1)
-
-
-def paint_colours(colour: Tensor, grey: Tensor, channels: int) -> Tensor:
-    """Return the colours that suit the images; a grey image takes their brightness.
+def paint_colours(colour: Tensor, images: Images, chosen: Indices) -> Tensor:
+    """Return the colours that suit the chosen images; a grey image takes their brightness.
 
     Colour on a grey image would be too easy to find.
 
     Args:
         colour: Any colours, (n, p, 3) in [0, 1].
-        grey: Which images are grey, (n,).
-        channels: Of the images.
+        images: The whole batch of normal images, with c channels.
+        chosen: Which of them they are for.
 
     Returns:
-        Colours, (n, p, channels).
+        Colours, (n, p, c).
     """
     # kornia 0.8 makes its own weights in a way that waits for a GPU.
     weights = _TO_YIQ[0].to(colour.device, non_blocking=True)
-    luma = rgb_to_grayscale(colour.movedim(-1, 1)[..., None], weights).squeeze(-1).movedim(1, -1)
-    return luma if channels == 1 else torch.where(grey[:, None, None], luma, colour)
+    luma = rgb_to_grayscale(colour[..., None, None], weights).flatten(-3)
+    if images.shape[1] == 1:
+        return luma
+    part = images[..., ::4, ::4]  # all of them took a tenth of the generator's time
+    grey = (part == part[:, :1]).flatten(1).all(1)[chosen]
+    return torch.where(grey[:, None, None], luma, colour)
 
 
 def paint(

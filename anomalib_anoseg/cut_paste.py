@@ -3,13 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from anomalib_anoseg.colours import (
-    are_grey,
-    jitter_colours,
-    jitter_matrix,
-    paint,
-    paint_colours,
-)
+from anomalib_anoseg.colours import jitter_colours, jitter_matrix, paint, paint_colours
 from anomalib_anoseg.lookup import (
     AnomalyParameters,
     Pixels,
@@ -39,8 +33,8 @@ def cut_paste(
         The batch with the synthetic images in their places, and its masks.
     """
     result, masks = images.clone(), torch.zeros_like(images[:, :1])
-    grey = are_grey(images)[parameters.chosen]
-    parameters = parameters._replace(colour=paint_colours(parameters.colour, grey, images.shape[1]))
+    colour = paint_colours(parameters.colour, images, parameters.chosen)
+    parameters = parameters._replace(colour=colour)
     mean = images.float().mean((2, 3))[parameters.source_image]
     jitter = jitter_matrix(mean, parameters.jitter)
     maps = patch_maps(parameters, *images.shape[-2:])
