@@ -8,10 +8,10 @@ TYPE_CHECKING = False  # typing's own costs every Python process of the environm
 if TYPE_CHECKING:
     from anomalib_anoseg.anomaly_generator import AnomalyGenerator
     from anomalib_anoseg.data import SurfaceDemo
-    from anomalib_anoseg.evaluator import Evaluator
+    from anomalib_anoseg.evaluation.evaluator import Evaluator
     from anomalib_anoseg.lightning_model import AnoSeg
-    from anomalib_anoseg.metrics import IoU, IoUMax, IoUPerImage
-    from anomalib_anoseg.networks import Discriminator
+    from anomalib_anoseg.evaluation.metrics import IoU, IoUMax, IoUPerImage
+    from anomalib_anoseg.networks.segmentation import Discriminator
     from anomalib_anoseg.post_processor import PostProcessor
     from anomalib_anoseg.pre_processor import PreProcessor
     from anomalib_anoseg.torch_model import AnoSegModel
@@ -22,11 +22,11 @@ _HOME = {
     "AnoSeg": "lightning_model",
     "AnoSegModel": "torch_model",
     "AnomalyGenerator": "anomaly_generator",
-    "Discriminator": "networks",
-    "Evaluator": "evaluator",
-    "IoU": "metrics",
-    "IoUMax": "metrics",
-    "IoUPerImage": "metrics",
+    "Discriminator": "networks.segmentation",
+    "Evaluator": "evaluation.evaluator",
+    "IoU": "evaluation.metrics",
+    "IoUMax": "evaluation.metrics",
+    "IoUPerImage": "evaluation.metrics",
     "PostProcessor": "post_processor",
     "PreProcessor": "pre_processor",
     "SurfaceDemo": "data",

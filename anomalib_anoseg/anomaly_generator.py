@@ -11,17 +11,17 @@ import math
 import torch
 from torch import Tensor, nn
 
-from anomalib_anoseg.arguments import (
+from anomalib_anoseg.utils.checks import (
     require_images,
     require_range,
     require_up_to,
     require_whole,
     require_within,
 )
-from anomalib_anoseg.cut_paste import cut_paste
-from anomalib_anoseg.draws import Draw, on_structure
-from anomalib_anoseg.lookup import AnomalyParameters
-from anomalib_anoseg.shapes import Images, Masks, sides
+from anomalib_anoseg.synthesis.cut_paste import cut_paste
+from anomalib_anoseg.synthesis.draws import Draw, on_structure
+from anomalib_anoseg.synthesis.geometry import AnomalyParameters
+from anomalib_anoseg.utils.shapes import Images, Masks, sides
 
 Range = tuple[float, float]
 BLOB_ELLIPSES = 3

@@ -29,26 +29,26 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from anomalib_anoseg import loss
 from anomalib_anoseg.anomaly_generator import AnomalyGenerator
-from anomalib_anoseg.arguments import (
+from anomalib_anoseg.utils.checks import (
     require_not_negative,
     require_one_of,
     require_positive,
     require_whole,
     require_within,
 )
-from anomalib_anoseg.checkpoints import WholeCheckpoints
-from anomalib_anoseg.data_check import DataCheck
-from anomalib_anoseg.detector import Detector
-from anomalib_anoseg.evaluator import Evaluator
-from anomalib_anoseg.export import ExportMixin
-from anomalib_anoseg.finite import FiniteGuard
-from anomalib_anoseg.networks import Discriminator
+from anomalib_anoseg.training.checkpoint_io import WholeCheckpoints
+from anomalib_anoseg.training.data_check import DataCheck
+from anomalib_anoseg.networks.detector import Detector
+from anomalib_anoseg.evaluation.evaluator import Evaluator
+from anomalib_anoseg.export.export_mixin import ExportMixin
+from anomalib_anoseg.training.loss_guard import LossGuard
+from anomalib_anoseg.networks.segmentation import Discriminator
 from anomalib_anoseg.post_processor import PostProcessor
 from anomalib_anoseg.pre_processor import PreProcessor
-from anomalib_anoseg.schedule import warmup_cosine
-from anomalib_anoseg.shapes import Images, Masks
+from anomalib_anoseg.training.learning_rate import warmup_cosine
+from anomalib_anoseg.utils.shapes import Images, Masks
 from anomalib_anoseg.torch_model import AnoSegModel, Segmentation, check_images
-from anomalib_anoseg.variation import Variation
+from anomalib_anoseg.synthesis.variation import Variation
 
 CHECK_EVERY = 50  # steps; a GPU does not wait for the losses in between
 SEGMENTATION_LOSSES = {"l1": loss.l1_loss, "l1_bce_dice": loss.l1_bce_dice_loss}
@@ -231,7 +231,7 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         # Takes a quarter off a step on a CPU, and is what the tensor cores of a GPU work in.
         self.model.to(memory_format=torch.channels_last)
         self.discriminator = Discriminator() if adversarial_weight > 0 else None
-        self._finite = FiniteGuard()
+        self._loss_guard = LossGuard()
         self.trained_on = ""
 
     def setup(self, stage: str) -> None:
@@ -317,9 +317,9 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         if self.model.detector is not None:
             critics |= self._detector_losses(self.model.detector, images, masks, output)
 
-        self._finite.watch(self.global_step, losses | critics)
+        self._loss_guard.watch(self.global_step, losses | critics)
         if self.device.type == "cpu" or self.global_step % CHECK_EVERY == 0:
-            self._finite.check()
+            self._loss_guard.check()
         self.log("train_loss", total, prog_bar=True)
         logged = {f"train_{name}": value for name, value in (losses | critics).items()}
         self.log_dict(logged, prog_bar=True)
@@ -363,7 +363,7 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the thresholds; refuse to overwrite a good checkpoint with weights not finite."""
-        self._finite.check()
+        self._loss_guard.check()
         super().on_save_checkpoint(checkpoint)
         if isinstance(self.post_processor, PostProcessor):
             self.post_processor.complete(checkpoint, self)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from anomalib_anoseg.shapes import Images, Logits, Masks
+from anomalib_anoseg.utils.shapes import Images, Logits, Masks
 
 
 def l1_loss(logits: Logits, masks: Masks) -> Tensor:

@@ -27,8 +27,8 @@ from anomalib.post_processing import PostProcessor
 from side_by_side import commit, device
 
 from anomalib_anoseg import AnoSeg
-from anomalib_anoseg.evaluator import Evaluator, default_metrics
-from anomalib_anoseg.metrics import IoUPerImage
+from anomalib_anoseg.evaluation.evaluator import Evaluator, default_metrics
+from anomalib_anoseg.evaluation.metrics import IoUPerImage
 
 CATEGORIES = (
     "bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill",

@@ -23,7 +23,7 @@ from lightning.pytorch import seed_everything
 from training import Clock
 
 from anomalib_anoseg import AnoSeg
-from anomalib_anoseg.evaluator import Evaluator
+from anomalib_anoseg.evaluation.evaluator import Evaluator
 
 PROBE = 2  # steps by which the time of one is measured, after a first one
 

@@ -15,8 +15,8 @@ from anomalib.engine import Engine
 from lightning.pytorch.callbacks import Callback
 from side_by_side import commit, device, save
 
-from anomalib_anoseg.evaluator import Evaluator, default_metrics
-from anomalib_anoseg.metrics import AUROC
+from anomalib_anoseg.evaluation.evaluator import Evaluator, default_metrics
+from anomalib_anoseg.evaluation.metrics import AUROC
 
 GOAL = 0.95
 POINTS = 24  # of a curve

@@ -9,8 +9,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from anomalib_anoseg import AnomalyGenerator
-from anomalib_anoseg.colours import jitter_colours, jitter_matrix
-from anomalib_anoseg.lookup import AnomalyParameters, hard_augmentation_lookup, windows
+from anomalib_anoseg.synthesis.colours import jitter_colours, jitter_matrix
+from anomalib_anoseg.synthesis.geometry import AnomalyParameters, hard_augmentation_lookup, windows
 
 # One opaque rectangle of the same image, labelled as a whole: the paper's anomalies.
 PLAIN: dict[str, Any] = {

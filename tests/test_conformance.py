@@ -29,7 +29,7 @@ from torchvision.transforms.v2 import Resize
 from torchvision.utils import save_image
 
 from anomalib_anoseg import AnoSeg, IoUMax
-from anomalib_anoseg.evaluator import Evaluator
+from anomalib_anoseg.evaluation.evaluator import Evaluator
 
 pytestmark = pytest.mark.slow
 

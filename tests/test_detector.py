@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.nn.functional import mse_loss
 
 from anomalib_anoseg import AnoSeg, SurfaceDemo
-from anomalib_anoseg.detector import Detector
+from anomalib_anoseg.networks.detector import Detector
 from anomalib_anoseg.torch_model import AnoSegModel
 
 BACKBONE = "mobilenetv3_small_050"

@@ -21,9 +21,9 @@ from conftest import photographs
 from torch import Tensor
 
 from anomalib_anoseg import AnoSeg, PreProcessor, SurfaceDemo
-from anomalib_anoseg.files import complete_files
-from anomalib_anoseg.metrics import AUROC, IoUMax
-from anomalib_anoseg.quantization import quantize
+from anomalib_anoseg.utils.files import complete_files
+from anomalib_anoseg.evaluation.metrics import AUROC, IoUMax
+from anomalib_anoseg.export.quantization import quantize
 
 SMALL = "resnet10t"
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}

@@ -15,8 +15,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_anoseg import AnomalyGenerator, AnoSeg, SurfaceDemo
-from anomalib_anoseg.finite import FiniteGuard
-from anomalib_anoseg.schedule import warmup_cosine
+from anomalib_anoseg.training.loss_guard import LossGuard
+from anomalib_anoseg.training.learning_rate import warmup_cosine
 
 
 @pytest.fixture
@@ -233,7 +233,7 @@ def test_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(
 
 
 def test_guard_reports_the_first_bad_step_when_asked_later() -> None:
-    guard = FiniteGuard()
+    guard = LossGuard()
     guard.check()
     for step, value in enumerate([1.0, float("inf"), 2.0, float("nan")]):
         guard.watch(step, {"segmentation": torch.tensor(value), "adversarial": torch.tensor(0.5)})

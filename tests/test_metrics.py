@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score, jaccard_score, roc_auc_scor
 from torch.nn.functional import avg_pool2d
 
 from anomalib_anoseg import metrics
-from anomalib_anoseg.evaluator import default_metrics
+from anomalib_anoseg.evaluation.evaluator import default_metrics
 
 MAPS, MASKS = ["anomaly_map", "gt_mask"], ["pred_mask", "gt_mask"]
 SCORES = ["pred_score", "gt_label"]

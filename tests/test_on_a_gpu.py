@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from anomalib_anoseg import AnomalyGenerator
-from anomalib_anoseg.variation import Variation
+from anomalib_anoseg.synthesis.variation import Variation
 
 
 class Watch(TorchDispatchMode):

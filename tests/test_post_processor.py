@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from anomalib_anoseg import AnomalyGenerator, AnoSeg, PostProcessor, PreProcessor
-from anomalib_anoseg.held_out import HeldOut
+from anomalib_anoseg.training.hold_out import HeldOut
 from anomalib_anoseg.post_processor import separate
 
 

@@ -3,7 +3,7 @@ import torch
 from conftest import photographs
 from torchvision.transforms.v2 import functional as tv
 
-from anomalib_anoseg.variation import Variation
+from anomalib_anoseg.synthesis.variation import Variation
 
 
 def fixed(monkeypatch: pytest.MonkeyPatch, **values: float) -> None:

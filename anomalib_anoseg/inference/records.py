@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalib_anoseg.files import complete_file
+from anomalib_anoseg.utils.files import complete_file
 from anomalib_anoseg.inference.frames import Frame
 from anomalib_anoseg.inference.segmenter import Prediction
 

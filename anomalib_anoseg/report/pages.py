@@ -8,7 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from markupsafe import Markup
 
-from anomalib_anoseg.files import complete_file
+from anomalib_anoseg.utils.files import complete_file
 from anomalib_anoseg.report import plots
 from anomalib_anoseg.report.comparison import Table, missing, provenance
 from anomalib_anoseg.report.runs import METRICS, Results

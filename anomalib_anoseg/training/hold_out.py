@@ -5,7 +5,7 @@ from collections.abc import Callable
 from anomalib.data import AnomalibDataModule
 from anomalib.data.utils import LabelName, ValSplitMode
 
-from anomalib_anoseg.shapes import Images
+from anomalib_anoseg.utils.shapes import Images
 
 SHARE, MOST = 0.1, 64  # of the training images; ours
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning.fabric.plugins import CheckpointIO
 
-from anomalib_anoseg.files import complete_file
+from anomalib_anoseg.utils.files import complete_file
 
 
 class WholeCheckpoints(CheckpointIO):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from anomalib_anoseg.shapes import Images, Indices, Points, sides
+from anomalib_anoseg.utils.shapes import Images, Indices, Points, sides
 
 STRUCTURE_CELLS = 32  # along each side
 

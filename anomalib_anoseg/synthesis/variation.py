@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import affine_grid, grid_sample
 
-from anomalib_anoseg.arguments import require_images, require_within
-from anomalib_anoseg.draws import Draw
-from anomalib_anoseg.shapes import Images
+from anomalib_anoseg.utils.checks import require_images, require_within
+from anomalib_anoseg.synthesis.draws import Draw
+from anomalib_anoseg.utils.shapes import Images
 
 
 class Variation(nn.Module):

@@ -8,7 +8,7 @@ from anomalib.metrics import Evaluator as AnomalibEvaluator
 from lightning.pytorch import LightningModule, Trainer
 from torch.nn import ModuleList
 
-from anomalib_anoseg.metrics import AUPR, AUPRO, AUROC, F1Score, IoU, IoUMax
+from anomalib_anoseg.evaluation.metrics import AUPR, AUPRO, AUROC, F1Score, IoU, IoUMax
 
 
 class Evaluator(AnomalibEvaluator):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anomalib_anoseg.shapes import Images, Masks
+from anomalib_anoseg.utils.shapes import Images, Masks
 
 
 class Encoder(nn.Module):

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-class FiniteGuard:
+class LossGuard:
     """Remembers on the device the first step whose losses were not finite, until it is asked."""
 
     def __init__(self) -> None:

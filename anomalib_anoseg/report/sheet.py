@@ -1,6 +1,6 @@
 """See what the generator makes of your own images.
 
-python -m anomalib_anoseg.contact_sheet FOLDER --generator.patches [1,3] --generator.scar_share 0.3
+python -m anomalib_anoseg.report.sheet FOLDER --generator.patches [1,3] --generator.scar_share 0.3
 """
 
 from pathlib import Path

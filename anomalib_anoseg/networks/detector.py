@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from anomalib_anoseg.networks import Discriminator, Encoder, PaperDecoder, crop
-from anomalib_anoseg.shapes import Images, Masks, Verdicts
+from anomalib_anoseg.networks.segmentation import Discriminator, Encoder, PaperDecoder, crop
+from anomalib_anoseg.utils.shapes import Images, Masks, Verdicts
 
 FEATURE_WEIGHT, IMAGE_WEIGHT = 1.0, 0.1  # of the score; the paper's
 # Of the generator's losses; the paper gives none. The adversarial one as in AnoSeg's defaults.

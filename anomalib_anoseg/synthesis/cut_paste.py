@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from anomalib_anoseg.colours import jitter_colours, jitter_matrix, paint, paint_colours
-from anomalib_anoseg.lookup import (
+from anomalib_anoseg.synthesis.colours import jitter_colours, jitter_matrix, paint, paint_colours
+from anomalib_anoseg.synthesis.geometry import (
     AnomalyParameters,
     Pixels,
     Window,
@@ -14,7 +14,7 @@ from anomalib_anoseg.lookup import (
     patch_maps,
     windows,
 )
-from anomalib_anoseg.shapes import Images, Indices, Masks
+from anomalib_anoseg.utils.shapes import Images, Indices, Masks
 
 SMOOTHED = 2  # pixels on either side, over which a change is averaged
 

@@ -11,7 +11,7 @@ from anomalib.models.components.base.export_mixin import ExportMixin as Anomalib
 from torch.export import Dim
 
 from anomalib_anoseg import __version__
-from anomalib_anoseg.files import complete_files
+from anomalib_anoseg.utils.files import complete_files
 
 logger = logging.getLogger(__name__)
 LARGE_DROP = 0.1
@@ -94,8 +94,8 @@ class ExportMixin(AnomalibExportMixin):
         task: Any = None,
         max_drop: float = 0.01,
     ) -> Any:
-        """Quantise as :mod:`anomalib_anoseg.quantization` does where activations are quantised."""
-        from anomalib_anoseg.quantization import quantize
+        """Quantise as :mod:`anomalib_anoseg.export.quantization` does where activations are quantised."""
+        from anomalib_anoseg.export.quantization import quantize
 
         if compression_type not in {CompressionType.INT8_PTQ, CompressionType.INT8_ACQ}:
             return super()._compress_ov_model(model, compression_type)

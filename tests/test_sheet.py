@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from anomalib_anoseg.contact_sheet import contact_sheet
+from anomalib_anoseg.report.sheet import contact_sheet
 
 
 @pytest.mark.slow
 def test_it_draws_a_folder(demo_root: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "anomalib_anoseg.contact_sheet", demo_root / "part/train/good"]
+    command = [sys.executable, "-m", "anomalib_anoseg.report.sheet", demo_root / "part/train/good"]
     laws = ["--generator.synthetic_share=1", "--generator.patch_area=[0.05,0.1]"]
     subprocess.run(
         [*command, "--output=sheet.png", "--rows=2", "--columns=2", "--size=64", *laws],

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from anomalib_anoseg.shapes import Flags, Indices, Points, Scalars, sides
+from anomalib_anoseg.utils.shapes import Flags, Indices, Points, Scalars, sides
 
 MARGIN = 1  # pixels around the patches, for the rounding of their corners
 

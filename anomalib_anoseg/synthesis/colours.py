@@ -6,8 +6,8 @@ import torch
 from kornia.color import rgb_to_grayscale
 from torch import Tensor
 
-from anomalib_anoseg.lookup import one_by_one
-from anomalib_anoseg.shapes import Flags, Images, Indices
+from anomalib_anoseg.synthesis.geometry import one_by_one
+from anomalib_anoseg.utils.shapes import Flags, Images, Indices
 
 
 def paint_colours(colour: Tensor, images: Images, chosen: Indices) -> Tensor:

@@ -1,0 +1,1 @@
+"""Figures in constant memory, and which of them a test reports."""

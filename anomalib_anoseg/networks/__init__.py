@@ -1,0 +1,1 @@
+"""The networks of AnoSeg: encoder, decoders, discriminator; the paper's detector."""

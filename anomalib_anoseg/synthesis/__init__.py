@@ -1,0 +1,1 @@
+"""Good images -> synthetic anomalies: laws, draws, geometry, colours, one blend."""

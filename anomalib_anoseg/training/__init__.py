@@ -1,0 +1,1 @@
+"""What a run needs beside the networks: held-out images, learning rate, guards, checkpoints."""
