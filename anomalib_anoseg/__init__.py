@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from anomalib_anoseg.anomaly_generator import AnomalyGenerator
     from anomalib_anoseg.data import SurfaceDemo
     from anomalib_anoseg.evaluation.evaluator import Evaluator
-    from anomalib_anoseg.lightning_model import AnoSeg
     from anomalib_anoseg.evaluation.metrics import IoU, IoUMax, IoUPerImage
+    from anomalib_anoseg.lightning_model import AnoSeg
     from anomalib_anoseg.networks.segmentation import Discriminator
     from anomalib_anoseg.post_processor import PostProcessor
     from anomalib_anoseg.pre_processor import PreProcessor

@@ -11,6 +11,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from anomalib_anoseg.synthesis.cut_paste import cut_paste
+from anomalib_anoseg.synthesis.draws import Draw, on_structure
+from anomalib_anoseg.synthesis.geometry import AnomalyParameters
 from anomalib_anoseg.utils.checks import (
     require_images,
     require_range,
@@ -18,9 +21,6 @@ from anomalib_anoseg.utils.checks import (
     require_whole,
     require_within,
 )
-from anomalib_anoseg.synthesis.cut_paste import cut_paste
-from anomalib_anoseg.synthesis.draws import Draw, on_structure
-from anomalib_anoseg.synthesis.geometry import AnomalyParameters
 from anomalib_anoseg.utils.shapes import Images, Masks, sides
 
 Range = tuple[float, float]

@@ -29,6 +29,18 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from anomalib_anoseg import loss
 from anomalib_anoseg.anomaly_generator import AnomalyGenerator
+from anomalib_anoseg.evaluation.evaluator import Evaluator
+from anomalib_anoseg.export.export_mixin import ExportMixin
+from anomalib_anoseg.networks.detector import Detector
+from anomalib_anoseg.networks.segmentation import Discriminator
+from anomalib_anoseg.post_processor import PostProcessor
+from anomalib_anoseg.pre_processor import PreProcessor
+from anomalib_anoseg.synthesis.variation import Variation
+from anomalib_anoseg.torch_model import AnoSegModel, Segmentation, check_images
+from anomalib_anoseg.training.checkpoint_io import WholeCheckpoints
+from anomalib_anoseg.training.data_check import DataCheck
+from anomalib_anoseg.training.learning_rate import warmup_cosine
+from anomalib_anoseg.training.loss_guard import LossGuard
 from anomalib_anoseg.utils.checks import (
     require_not_negative,
     require_one_of,
@@ -36,19 +48,7 @@ from anomalib_anoseg.utils.checks import (
     require_whole,
     require_within,
 )
-from anomalib_anoseg.training.checkpoint_io import WholeCheckpoints
-from anomalib_anoseg.training.data_check import DataCheck
-from anomalib_anoseg.networks.detector import Detector
-from anomalib_anoseg.evaluation.evaluator import Evaluator
-from anomalib_anoseg.export.export_mixin import ExportMixin
-from anomalib_anoseg.training.loss_guard import LossGuard
-from anomalib_anoseg.networks.segmentation import Discriminator
-from anomalib_anoseg.post_processor import PostProcessor
-from anomalib_anoseg.pre_processor import PreProcessor
-from anomalib_anoseg.training.learning_rate import warmup_cosine
 from anomalib_anoseg.utils.shapes import Images, Masks
-from anomalib_anoseg.torch_model import AnoSegModel, Segmentation, check_images
-from anomalib_anoseg.synthesis.variation import Variation
 
 CHECK_EVERY = 50  # steps; a GPU does not wait for the losses in between
 SEGMENTATION_LOSSES = {"l1": loss.l1_loss, "l1_bce_dice": loss.l1_bce_dice_loss}

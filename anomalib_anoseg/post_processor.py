@@ -12,8 +12,8 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from anomalib_anoseg.training.hold_out import HeldOut
 from anomalib_anoseg.evaluation.metrics import IoUMax
+from anomalib_anoseg.training.hold_out import HeldOut
 from anomalib_anoseg.utils.shapes import Images, Masks, Verdicts
 
 SYNTHETIC_IMAGES = 64  # at least; few held-out images are used several times

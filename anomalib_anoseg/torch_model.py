@@ -11,9 +11,9 @@ from anomalib.data import InferenceBatch
 from torch import nn
 from torch.nn import functional as F
 
-from anomalib_anoseg.utils.checks import require_images, require_one_of
 from anomalib_anoseg.networks.detector import Detector
 from anomalib_anoseg.networks.segmentation import Encoder, PaperDecoder, SkipDecoder, crop
+from anomalib_anoseg.utils.checks import require_images, require_one_of
 from anomalib_anoseg.utils.shapes import Images, Logits, Masks, Verdicts
 
 SMALLEST_SIDE = 33  # the coarsest map then has 2 x 2 pixels, which batch normalisation needs

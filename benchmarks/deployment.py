@@ -20,8 +20,8 @@ from torch.nn.functional import interpolate
 from torchvision.utils import save_image
 
 from anomalib_anoseg import AnoSeg, SurfaceDemo
-from anomalib_anoseg.inference.command import infer
 from anomalib_anoseg.evaluation.metrics import AUROC, IoU
+from anomalib_anoseg.inference.command import infer
 
 PRECISIONS = ("fp32", "fp16", "int8", "int8_ptq", "int8_acq")
 BATCH = 16

@@ -18,8 +18,8 @@ from torchvision.transforms import ColorJitter
 from torchvision.transforms.v2.functional import pil_to_tensor, to_dtype, to_pil_image
 
 from anomalib_anoseg import AnomalyGenerator, AnoSeg
-from anomalib_anoseg.synthesis.geometry import AnomalyParameters
 from anomalib_anoseg.loss import l1_bce_dice_loss
+from anomalib_anoseg.synthesis.geometry import AnomalyParameters
 from anomalib_anoseg.synthesis.variation import Variation
 
 Apply = Callable[[Tensor, AnomalyParameters], tuple[Tensor, Tensor]]

@@ -10,8 +10,8 @@ from lightning.pytorch import Trainer
 from PIL import Image, ImageDraw
 from torchvision.utils import save_image
 
-from anomalib_anoseg.training.data_check import check_mask
 from anomalib_anoseg.evaluation.evaluator import Evaluator
+from anomalib_anoseg.training.data_check import check_mask
 
 
 @pytest.fixture

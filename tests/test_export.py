@@ -21,9 +21,9 @@ from conftest import photographs
 from torch import Tensor
 
 from anomalib_anoseg import AnoSeg, PreProcessor, SurfaceDemo
-from anomalib_anoseg.utils.files import complete_files
 from anomalib_anoseg.evaluation.metrics import AUROC, IoUMax
 from anomalib_anoseg.export.quantization import quantize
+from anomalib_anoseg.utils.files import complete_files
 
 SMALL = "resnet10t"
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}
@@ -281,7 +281,7 @@ def test_what_costs_accuracy_goes_back_to_floating_point(
     """With a gain as the condition, which nothing can meet."""
     model, data = trained
     # Every layer is tried on every image: a few will do.
-    monkeypatch.setattr("anomalib_anoseg.quantization.SYNTHETIC_IMAGES", 8)
+    monkeypatch.setattr("anomalib_anoseg.export.quantization.SYNTHETIC_IMAGES", 8)
     path = model.to_openvino(tmp_path)
     some, everything = (
         quantize(ov.Core().read_model(path), model, data, max_drop=drop) for drop in (-1.0, None)

@@ -15,8 +15,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_anoseg import AnomalyGenerator, AnoSeg, SurfaceDemo
-from anomalib_anoseg.training.loss_guard import LossGuard
 from anomalib_anoseg.training.learning_rate import warmup_cosine
+from anomalib_anoseg.training.loss_guard import LossGuard
 
 
 @pytest.fixture

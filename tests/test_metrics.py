@@ -9,7 +9,7 @@ from anomalib.metrics import AnomalibMetric
 from sklearn.metrics import average_precision_score, jaccard_score, roc_auc_score
 from torch.nn.functional import avg_pool2d
 
-from anomalib_anoseg import metrics
+from anomalib_anoseg.evaluation import metrics
 from anomalib_anoseg.evaluation.evaluator import default_metrics
 
 MAPS, MASKS = ["anomaly_map", "gt_mask"], ["pred_mask", "gt_mask"]

@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from anomalib_anoseg import AnomalyGenerator, AnoSeg, PostProcessor, PreProcessor
-from anomalib_anoseg.training.hold_out import HeldOut
 from anomalib_anoseg.post_processor import separate
+from anomalib_anoseg.training.hold_out import HeldOut
 
 
 def with_thresholds(pixel: float, image: float = 0.5) -> PostProcessor:

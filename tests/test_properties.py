@@ -23,11 +23,11 @@ from openvino import opset13 as op
 from torch import Tensor
 
 from anomalib_anoseg import AnomalyGenerator, AnoSeg
+from anomalib_anoseg.evaluation.metrics import AUPR, AUPRO, AUROC, F1Score, IoU, IoUMax
 from anomalib_anoseg.inference.command import infer
 from anomalib_anoseg.inference.records import COLUMNS
-from anomalib_anoseg.evaluation.metrics import AUPR, AUPRO, AUROC, F1Score, IoU, IoUMax
-from anomalib_anoseg.torch_model import AnoSegModel
 from anomalib_anoseg.synthesis.variation import Variation
+from anomalib_anoseg.torch_model import AnoSegModel
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "25"))
 tried = settings(

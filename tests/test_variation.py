@@ -10,7 +10,7 @@ def fixed(monkeypatch: pytest.MonkeyPatch, **values: float) -> None:
     """Let every draw be this: angle in degrees, scale, shift as a share of the width and height."""
     made = iter([values["angle"], values["scale"], values["shift"]])
     monkeypatch.setattr(
-        "anomalib_anoseg.draws.Draw.uniform",
+        "anomalib_anoseg.synthesis.draws.Draw.uniform",
         lambda _self, _low, _high, *shape: torch.full(shape, next(made)),
     )
 

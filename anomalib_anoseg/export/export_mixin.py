@@ -94,7 +94,7 @@ class ExportMixin(AnomalibExportMixin):
         task: Any = None,
         max_drop: float = 0.01,
     ) -> Any:
-        """Quantise as :mod:`anomalib_anoseg.export.quantization` does where activations are quantised."""
+        """Quantise as :mod:`.quantization` does where activations are quantised."""
         from anomalib_anoseg.export.quantization import quantize
 
         if compression_type not in {CompressionType.INT8_PTQ, CompressionType.INT8_ACQ}:

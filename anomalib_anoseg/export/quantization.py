@@ -15,8 +15,8 @@ from anomalib.data import AnomalibDataModule, ImageBatch
 from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
-from anomalib_anoseg.training.hold_out import HeldOut
 from anomalib_anoseg.evaluation.metrics import IoU
+from anomalib_anoseg.training.hold_out import HeldOut
 
 if TYPE_CHECKING:
     import openvino as ov

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalib_anoseg.utils.files import complete_file
 from anomalib_anoseg.inference.frames import Frame
 from anomalib_anoseg.inference.segmenter import Prediction
+from anomalib_anoseg.utils.files import complete_file
 
 COLUMNS = ("file", "score", "label", "defect_area", "boxes", "error")
 RED = (0, 0, 255)  # OpenCV's order of channels

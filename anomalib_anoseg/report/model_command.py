@@ -8,8 +8,8 @@ from anomalib.data import AnomalibDataModule
 from tqdm import tqdm
 
 from anomalib_anoseg.evaluation.evaluator import default_metrics
-from anomalib_anoseg.lightning_model import AnoSeg
 from anomalib_anoseg.evaluation.metrics import AUPR, AUPRO
+from anomalib_anoseg.lightning_model import AnoSeg
 from anomalib_anoseg.report import plots
 from anomalib_anoseg.report.examples import Example, answers, worst_first
 from anomalib_anoseg.report.pages import model_page, write

@@ -8,10 +8,10 @@ import matplotlib as mpl
 import numpy as np
 from markupsafe import Markup
 
-from anomalib_anoseg.utils.files import complete_file
 from anomalib_anoseg.report import plots
 from anomalib_anoseg.report.comparison import Table, missing, provenance
 from anomalib_anoseg.report.runs import METRICS, Results
+from anomalib_anoseg.utils.files import complete_file
 
 if TYPE_CHECKING:  # a comparison needs no torch
     from anomalib_anoseg.report.examples import Example

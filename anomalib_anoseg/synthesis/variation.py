@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import affine_grid, grid_sample
 
-from anomalib_anoseg.utils.checks import require_images, require_within
 from anomalib_anoseg.synthesis.draws import Draw
+from anomalib_anoseg.utils.checks import require_images, require_within
 from anomalib_anoseg.utils.shapes import Images
 
 
