@@ -1,0 +1,247 @@
+"""One reader for every image: in training, inspection and reports alike.
+
+- **Format**: what a file holds decides, not its suffix. Suffixes say only which files of a folder
+  are images; they are those that anomalib's data modules look for.
+- **Colour**: grey is repeated, CMYK and palettes are converted, alpha and colour profiles dropped:
+  what Pillow's ``convert("RGB")`` gives, bit for bit, for every file of 8 bits.
+- **Depth**: deeper files are divided by the largest value that their format can hold,
+  2 ** bits - 1 with the bits per sample that the file states (PNM: its maximum value), never by
+  their own brightest pixel: the same grey is then the same number in every image. PNG's sBIT and
+  TIFF's MaxSampleValue change nothing, as both standards ask. Floats must lie in [0, 1].
+- **Orientation**: images are turned upright as EXIF says.
+- **Refused**, by name: signed and 32-bit integers, half floats, deep TIFFs in other colours than
+  grey and RGB, in planes, or compressed other than by LZW, Deflate or PackBits.
+"""
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+
+SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+Pixels = NDArray[np.uint8] | NDArray[np.float32]
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+JPEG_END = b"\xff\xd9"  # of a torn file OpenCV would return what is there
+COMPRESSIONS = (1, 5, 8, 32773, 32946)  # none, LZW, Deflate, PackBits, an older Deflate
+# By EXIF's number: swap rows and columns, then the step through each.
+TURNS = {
+    2: (False, 1, -1), 3: (False, -1, -1), 4: (False, -1, 1),
+    5: (True, 1, 1), 6: (True, 1, -1), 7: (True, -1, -1), 8: (True, -1, 1),
+}  # fmt: skip
+
+
+class Depth(NamedTuple):
+    """How a file of more than 8 bits stores a sample.
+
+    Attributes:
+        highest: The value that is white; 1 for floats.
+        shift: Bits by which OpenCV moves the value up.
+        inverted: Whether 0 is white.
+    """
+
+    highest: int
+    shift: int = 0
+    inverted: bool = False
+
+
+def find_images(folder: Path, skip: Path | None = None) -> list[Path]:
+    """Return every image below a folder, sorted, but none that lies in skip."""
+    skipped = None if skip is None else skip.resolve()
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and path.is_file()
+        and (skipped is None or skipped not in path.resolve().parents)
+    )
+
+
+def read_image(path: Path, page: int = 0) -> Pixels:
+    """Read an image; of a file with several pages, the given one.
+
+    Returns:
+        RGB, (h, w, 3): uint8, or float32 in [0, 1] where the file has more than 8 bits.
+
+    Raises:
+        OSError: If there is no such file.
+        ValueError: If it cannot be read rightly; the message names the file.
+    """
+    data = path.read_bytes()
+    with _named(path):
+        depth = _depth(io.BytesIO(data), page)
+        return _read_shallow(data, page) if depth is None else _read_deep(data, page, depth)
+
+
+def check_header(path: Path) -> None:
+    """Refuse from its first bytes what read_image would refuse; nothing is decoded.
+
+    Raises:
+        OSError: If there is no such file.
+        ValueError: If it cannot be read rightly; the message names the file.
+    """
+    with path.open("rb") as file, _named(path):
+        if _depth(file) is None:
+            file.seek(0)
+            Image.open(file).close()
+
+
+def count_pages(path: Path) -> int:
+    """Return how many pages a TIFF has, or frames an animation; 1 for everything else.
+
+    Raises:
+        OSError: If there is no such file.
+        ValueError: If it cannot be read; the message names the file.
+    """
+    with path.open("rb") as file, _named(path):
+        if file.read(4) in TIFF_MAGIC:
+            return sum(1 for _ in _directories(file))
+        file.seek(0)
+        with Image.open(file) as image:
+            # What a phone adds to a JPEG (MPO) is a preview or a depth map, no second picture.
+            return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Put the file's name before what a decoder says; theirs are errors of a dozen types."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = "not an image, or damaged"
+        msg = f"cannot read {path}: {reason}"
+        raise ValueError(msg) from error
+
+
+def _depth(file: BinaryIO, page: int = 0) -> Depth | None:
+    """Return what the header says; None for 8 bits or fewer, which Pillow reads rightly."""
+    start = file.read(64)
+    if start.startswith(PNG_MAGIC):
+        return Depth(2**16 - 1) if start[24:25] == b"\x10" else None
+    if start[:4] in TIFF_MAGIC:
+        for number, tags in enumerate(_directories(file)):
+            if number == page:
+                return _tiff_depth(tags)
+        msg = f"there is no page {page}"
+        raise ValueError(msg)
+    if start[:2] in (b"P2", b"P3", b"P5", b"P6"):
+        file.seek(0)
+        highest = _pnm_highest(file)
+        return Depth(highest) if highest > 255 else None
+    return None
+
+
+def _directories(file: BinaryIO) -> Iterator[TiffImagePlugin.ImageFileDirectory_v2]:
+    """Yield the tags of each page of a TIFF; Pillow opens only files whose pixels it knows."""
+    file.seek(0)
+    start = file.read(8)
+    start += file.read(8) if start[2:4] in (b"+\0", b"\0+") else b""  # BigTIFF
+    tags = TiffImagePlugin.ImageFileDirectory_v2(start)
+    seen = {0}
+    while tags.next not in seen:
+        seen.add(tags.next)
+        file.seek(tags.next)
+        tags.load(file)
+        yield tags
+
+
+def _tiff_depth(tags: TiffImagePlugin.ImageFileDirectory_v2) -> Depth | None:
+    def numbers(tag: int, default: int) -> list[int]:
+        return np.atleast_1d(tags.get(tag, default)).tolist()
+
+    bits = numbers(TiffImagePlugin.BITSPERSAMPLE, 1)
+    if max(bits) <= 8:
+        return None
+    (colour,) = numbers(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, -1)
+    (compression,) = numbers(TiffImagePlugin.COMPRESSION, 1)
+    (planes,) = numbers(TiffImagePlugin.PLANAR_CONFIGURATION, 1)
+    kinds = set(numbers(TiffImagePlugin.SAMPLEFORMAT, 1))
+    is_float = kinds == {3}
+    if len(set(bits)) > 1 or not (
+        (is_float and bits[0] in (32, 64)) or (kinds == {1} and bits[0] in (10, 12, 14, 16))
+    ):
+        names = {1: "unsigned", 2: "signed", 3: "float"}
+        kind = "/".join(names.get(kind, "undefined") for kind in kinds)
+        msg = f"{kind} samples of {bits} bits: save it with 8 or 16 bits, unsigned"
+        raise ValueError(msg)
+    if colour not in (0, 1, 2) or len(bits) not in ((3, 4) if colour == 2 else (1,)):
+        msg = f"{bits[0]} bits in other colours than grey and RGB: save it as 16-bit RGB"
+        raise ValueError(msg)
+    if compression not in COMPRESSIONS or (planes == 2 and len(bits) > 1):
+        what = "stored in planes" if planes == 2 else f"of compression {compression}"
+        msg = f"a TIFF of {bits[0]} bits {what}: save it interleaved, with LZW, Deflate or none"
+        raise ValueError(msg)
+    if is_float:
+        return Depth(1, inverted=colour == 0)
+    return Depth(2 ** bits[0] - 1, 16 - bits[0], inverted=colour == 0)
+
+
+def _pnm_highest(file: BinaryIO) -> int:
+    """Return the fourth word of the header: magic number, width, height, maximum."""
+    text = re.sub(rb"#[^\n]*", b"", file.read(4096))
+    return int(text.split(maxsplit=4)[3])
+
+
+def _read_shallow(data: bytes, page: int) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(data)) as image:
+        image.seek(page)
+        if image.format == "JPEG" and image.mode in ("RGB", "L") and data.endswith(JPEG_END):
+            flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+            decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+            if decoded is not None:  # else Pillow has the words for what is wrong
+                return _turned(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), image)
+        ImageOps.exif_transpose(image, in_place=True)
+        return np.array(image.convert("RGB"))
+
+
+def _read_deep(data: bytes, page: int, depth: Depth) -> NDArray[np.float32]:
+    pixels = _decode(data, page)
+    if pixels.ndim == 2:
+        pixels = pixels[..., None].repeat(3, -1)
+    pixels = pixels[..., 2::-1]  # OpenCV's order is blue, green, red, alpha
+    if pixels.dtype.kind == "f":
+        lowest, highest = pixels.min(), pixels.max()
+        if not (lowest >= 0 and highest <= 1):
+            msg = f"float values must lie in [0, 1], they go from {lowest:.4g} to {highest:.4g}"
+            raise ValueError(msg)
+    else:
+        pixels = pixels >> depth.shift
+    scaled = np.divide(pixels, depth.highest, dtype=np.float32)
+    if depth.inverted:
+        scaled = 1 - scaled
+    if not data.startswith(PNG_MAGIC):  # OpenCV itself turns TIFFs, and only these
+        return np.ascontiguousarray(scaled)
+    with Image.open(io.BytesIO(data)) as image:
+        return _turned(scaled, image)
+
+
+def _decode(data: bytes, page: int) -> NDArray[Any]:
+    encoded = np.frombuffer(data, np.uint8)
+    if page:
+        _, pages = cv2.imdecodemulti(encoded, cv2.IMREAD_UNCHANGED, range=(page, page + 1))
+        pixels = pages[0] if pages else None
+    else:
+        pixels = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        msg = "damaged or incomplete"
+        raise ValueError(msg)
+    return pixels
+
+
+def _turned(pixels: NDArray[Any], image: Image.Image) -> NDArray[Any]:
+    """Turn pixels upright as the EXIF data of their file say."""
+    # Pillow would decode a PNG to look for EXIF data behind the pixels.
+    known = image.format != "PNG" or "exif" in image.info
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1) if known else 1
+    transposed, rows, columns = TURNS.get(orientation, (False, 1, 1))
+    upright = pixels.swapaxes(0, 1) if transposed else pixels
+    return np.ascontiguousarray(upright[::rows, ::columns])
