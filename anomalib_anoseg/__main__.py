@@ -1,51 +1,88 @@
-"""python -m anomalib_anoseg infer, report or page."""
+"""The command anomalib-anoseg, also as python -m anomalib_anoseg."""
 
 import argparse
+import io
 import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import NamedTuple
 
-from jsonargparse import ArgumentParser
+PROGRAM = "anomalib-anoseg"
 
-# Imported only if asked for: infer works where neither torch nor anomalib is installed.
+
+class Command(NamedTuple):
+    """A subcommand: a function of its name that returns the exit status.
+
+    Attributes:
+        module: Below this package; imported only if asked for, because infer works where neither
+            torch nor anomalib is installed.
+        summary: What it does, for the list of commands.
+        positional: An argument without ``--``.
+        nargs: How often it comes, as argparse writes it.
+    """
+
+    module: str
+    summary: str
+    positional: str = ""
+    nargs: str | None = None
+
+
 COMMANDS = {
-    "infer": ("inference.command", "find the defects of images with an exported model"),
-    "report": ("report.commands", "compare models: tables of results as a page and Markdown"),
-    "page": ("report.model_command", "look at one trained model, image by image"),
+    "infer": Command("inference.command", "find the defects of images with an exported model"),
+    "page": Command("report.model_command", "look at one trained model, image by image"),
+    "report": Command("report.commands", "compare models: a page and Markdown", "results", "+"),
+    "sheet": Command("report.sheet", "see synthetic anomalies of your own images", "folder"),
+    "export": Command("export.command", "export a checkpoint, with other sensitivities if wanted"),
+    "config": Command("utils.configs", "name the configurations for anomalib train", "name", "?"),
 }
-PROGRAM = "python -m anomalib_anoseg"
 
 
 def main() -> int:
     """Run the subcommand; what is wrong with the input is one line, not a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may be in no encoding
+            stream.reconfigure(errors="backslashreplace")
     choice = argparse.ArgumentParser(
         prog=PROGRAM,
+        description="Commands beside those of anomalib. Each has its own --help.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="\n".join(f"{name:>8}  {told}" for name, (_, told) in COMMANDS.items()),
+        epilog="\n".join(f"{name:>8}  {command.summary}" for name, command in COMMANDS.items()),
     )
     choice.add_argument("command", choices=COMMANDS)
     name = choice.parse_args(sys.argv[1:2]).command
     try:
-        return run(getattr(import_module(f"anomalib_anoseg.{COMMANDS[name][0]}"), name))
+        return run(name, sys.argv[2:])
     except KeyboardInterrupt:
         return 130
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+    except (OSError, ValueError, argparse.ArgumentError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         return 2
 
 
-def run(command: Callable[..., int]) -> int:
+def run(name: str, arguments: list[str]) -> int:
     """Call a command with the arguments of the command line."""
-    name = command.__name__
-    parser = ArgumentParser(prog=f"{PROGRAM} {name}")
+    from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+    class HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+        """Keep the lines of the text behind the options."""
+
+    command = COMMANDS[name]
+    module = import_module(f"anomalib_anoseg.{command.module}")
+    function: Callable[..., int] = getattr(module, name)
+    parser = ArgumentParser(
+        prog=f"{PROGRAM} {name}",
+        epilog=getattr(module, "EPILOG", None),
+        formatter_class=HelpFormatter,
+        exit_on_error=False,
+    )
+    if command.positional:
+        parser.add_argument(command.positional, nargs=command.nargs, type=Path)
     parser.add_argument("--config", action="config", help="A file with arguments.")
-    if name == "report":
-        parser.add_argument("results", nargs="+", type=Path, help="CSV and JSON files, or folders.")
-    parser.add_function_arguments(command, skip={"results"})
-    arguments = parser.instantiate_classes(parser.parse_args(sys.argv[2:]))
-    del arguments["config"]
-    return command(**arguments)
+    parser.add_function_arguments(function, skip={command.positional})
+    chosen = parser.instantiate_classes(parser.parse_args(arguments))
+    del chosen["config"]
+    return function(**chosen)
 
 
 if __name__ == "__main__":

@@ -7,16 +7,32 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from anomalib_anoseg.inference.frames import Frames
+from anomalib_anoseg.inference.exported import Thresholds
 from anomalib_anoseg.inference.parallel import in_order
-from anomalib_anoseg.inference.records import Records
+from anomalib_anoseg.inference.records import Records, readable
 from anomalib_anoseg.inference.segmenter import Segmenter
+from anomalib_anoseg.inference.sources import open_source
+
+EPILOG = """results.csv has a row per image: file (of a TIFF with several pages name.tif#1,
+name.tif#2...), score in [0, 1], label (good or defective), defect_area in pixels, boxes ("left top
+width height", the largest first, ";" between them) and error. results.json says which model and
+thresholds were used, how many images were good, defective or had an error, and how the run ended.
+
+An image that cannot be read, judged or drawn is a row with an error, and the run goes on. Pictures
+of an earlier run in the same folder are removed, and never inspected; other files stay.
+
+exit status: 0 every image was judged and drawn; 1 some were not; 2 wrong arguments or input, or a
+full disk; 3 the source ended early: a video with fewer frames than it says, or a stream or camera,
+which has no end of its own; 130 interrupted.
+"""
 
 
 def infer(
     model: Path,
     input: str,  # noqa: A002 - what the option is called
     output: Path = Path("results/infer"),
+    image_threshold: float | None = None,
+    pixel_threshold: float | None = None,
     masks: bool = True,
     overlays: bool = True,
     device: str = "CPU",
@@ -26,26 +42,59 @@ def infer(
 
     Args:
         model: The .xml that ``anomalib export --export_type openvino`` wrote, or an .onnx.
-        input: A folder of images, a glob, an image, a video, or the index of a camera.
-        output: Where results.csv, masks/ and overlays/ go.
+        input: A folder of images, a glob, an image, a video, a stream (rtsp://, http://), or the
+            index of a camera.
+        output: Where results.csv, results.json, masks/ and overlays/ go.
+        image_threshold: An image is defective above this score. Default: the model's own.
+        pixel_threshold: A pixel of the map is defective above this. Default: the model's own.
         masks: Write a mask per image, at the image's size.
         overlays: Write each image with its defects outlined.
         device: OpenVINO's name of a device: CPU, GPU, NPU, AUTO.
         precision: "default" lets the device choose, which may be bfloat16; "f32" agrees with torch.
 
     Returns:
-        The exit status: 1 if a file could not be read.
+        The exit status: 0, 1 if an image has an error, 3 if the source ended early.
+
+    Raises:
+        OSError: If there is no such file, or the disk is full.
+        ValueError: If model, device, thresholds or source cannot be used.
     """
-    frames = Frames(input)
+    source = open_source(input)
     segmenter = Segmenter(model, device, precision)
-    unreadable = 0
-    with closing(Records(output, masks, overlays)) as records:
-        rows = in_order(records.draw, segmenter(frames))
-        for row in tqdm(rows, total=len(frames) or None, unit="image"):
-            records.append(row)
-            name, *_, error = row
-            if error:
-                unreadable += 1
-                tqdm.write(f"{name}: {error}", file=sys.stderr)
-    print(f"{output / 'results.csv'}")  # noqa: T201
-    return 1 if unreadable else 0
+    own = segmenter.model.thresholds
+    thresholds = Thresholds(
+        own.image if image_threshold is None else _checked("image_threshold", image_threshold),
+        own.pixel if pixel_threshold is None else _checked("pixel_threshold", pixel_threshold),
+    )
+    about = {"model_file": readable(str(model)), **segmenter.model.about, "input": readable(input)}
+    records = Records(output, masks, overlays, thresholds, about)
+    try:
+        with closing(in_order(records.draw, segmenter(source))) as rows:
+            for row in tqdm(rows, total=len(source) or None, unit="image"):
+                records.append(row)
+                if row.error:
+                    tqdm.write(f"{row.file}: {row.error}", file=sys.stderr)
+        records.ended = source.missing or "complete"
+    finally:
+        records.close(sys.exc_info()[1])
+    _report(records, thresholds, output)
+    if source.missing:
+        print(readable(source.missing), file=sys.stderr)  # noqa: T201
+        return 3
+    return 1 if records.counts["errors"] else 0
+
+
+def _checked(name: str, value: float) -> float:
+    if not 0 <= value <= 1:
+        msg = f"{name} must be in [0, 1], as the scores are, got {value}"
+        raise ValueError(msg)
+    return value
+
+
+def _report(records: Records, thresholds: Thresholds, output: Path) -> None:
+    counts = records.counts
+    print(  # noqa: T201
+        f"{counts['images']} images: {counts['good']} good, {counts['defective']} defective, "
+        f"{counts['errors']} with errors; thresholds {thresholds.image:g} (image) and "
+        f"{thresholds.pixel:g} (pixel)\n{readable(str(output / 'results.csv'))}"
+    )

@@ -1,7 +1,7 @@
 """Parallel map in order, with bounded memory."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -11,7 +11,9 @@ Result = TypeVar("Result")
 THREADS = 2  # decoding and encoding leave the cores to the network
 
 
-def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def in_order(
+    function: Callable[[Item], Result], items: Iterable[Item]
+) -> Generator[Result, None, None]:
     """Yield function(item) of each item; threads work on a few of the next ones meanwhile."""
     pool = ThreadPoolExecutor(THREADS)
     ahead: deque[Future[Result]] = deque()

@@ -1,128 +1,178 @@
-"""Masks, overlays and a table of what was found, complete whenever one looks."""
+"""A folder of results: a table, a summary, masks and overlays, right whenever one looks."""
 
 import csv
 import errno
 import io
-import os
-from pathlib import Path
-from typing import NamedTuple
+import json
+import re
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalib_anoseg.inference.frames import Frame
+from anomalib_anoseg.inference.exported import Thresholds
+from anomalib_anoseg.inference.frames import Frame, reason
+from anomalib_anoseg.inference.journal import JOURNAL, Appended, entry, remove_earlier
+from anomalib_anoseg.inference.pictures import encode, find_defects, outline, overlay_suffix
 from anomalib_anoseg.inference.segmenter import Prediction
 from anomalib_anoseg.utils.files import complete_file
+from anomalib_anoseg.utils.images import SUFFIXES
 
-COLUMNS = ("file", "score", "label", "defect_area", "boxes", "error")
-RED = (0, 0, 255)  # OpenCV's order of channels
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
-class Finding(NamedTuple):
-    """The defects of one image.
+class Row(NamedTuple):
+    r"""What results.csv says of an image; columns that do not apply are empty.
 
     Attributes:
-        mask: (h, w) at the image's size, 255 where it is defective. Empty if the image as a whole
-            is good.
-        area: Defective pixels.
-        boxes: Left, top, width, height in pixels of each connected defect, the largest first.
+        file: Its name; bytes of it that are not UTF-8 are written as ``\udcXX``.
+        score: How defective it is, in [0, 1].
+        label: ``good``, or ``defective`` if the score exceeds the image threshold.
+        defect_area: Pixels of the image whose map exceeds the pixel threshold; 0 of a good one.
+        boxes: ``left top width height`` of each defect in pixels, the largest first, with ``;``
+            between them.
+        error: What went wrong. With a score, the image was judged but a picture is missing.
     """
 
-    mask: NDArray[np.uint8]
-    area: int
-    boxes: list[tuple[int, int, int, int]]
-
-
-def find_defects(prediction: Prediction, height: int, width: int) -> Finding:
-    """Return the defects where the map, enlarged to the image, exceeds its threshold of 0.5."""
-    if not prediction.anomalous:
-        return Finding(np.zeros((height, width), np.uint8), 0, [])
-    enlarged = cv2.resize(prediction.anomaly_map, (width, height))
-    mask = np.multiply(enlarged > 0.5, 255, dtype=np.uint8)
-    # Most of an image is good: looking where it is not takes a twentieth of the time.
-    left, top, width, height = cv2.boundingRect(mask)
-    if width == 0:
-        return Finding(mask, 0, [])
-    part = mask[top : top + height, left : left + width]
-    _, _, regions, _ = cv2.connectedComponentsWithStats(part)
-    regions = regions[1:]  # the first is what is not defective
-    regions = regions[np.argsort(-regions[:, cv2.CC_STAT_AREA], kind="stable")]
-    boxes = [(int(x) + left, int(y) + top, int(w), int(h)) for x, y, w, h, _ in regions]
-    return Finding(mask, int(regions[:, cv2.CC_STAT_AREA].sum()), boxes)
+    file: str
+    score: str = ""
+    label: str = ""
+    defect_area: str = ""
+    boxes: str = ""
+    error: str = ""
 
 
 class Records:
-    """A folder with results.csv, masks/ and overlays/.
+    """A folder with results.csv, results.json, masks/ and overlays/.
 
-    Pictures appear under their names when they are complete, rows one by one.
+    Pictures appear under their names when they are complete, rows one by one. Pictures of an
+    earlier run are removed; other files stay, and are never written over by a picture.
 
     Args:
-        folder: Made if needed; a results.csv in it is replaced.
+        folder: Made if needed; results.csv and results.json in it are replaced.
         masks: Write a mask per image, PNG, 255 is defective.
-        overlays: Write each image with its defects outlined, JPEG.
+        overlays: Write each image with its defects outlined, JPEG, or PNG if it is too large.
+        thresholds: Above these an image and a pixel are defective.
+        about: What results.json says beside the thresholds, the counts and how the run ended.
+
+    Attributes:
+        counts: Images by "good", "defective" and "errors"; one that was judged but not drawn counts
+            twice.
+        ended: How the run ended.
 
     Raises:
         OSError: If it cannot be written.
     """
 
-    def __init__(self, folder: Path, masks: bool, overlays: bool) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(
+        self,
+        folder: Path,
+        masks: bool,
+        overlays: bool,
+        thresholds: Thresholds,
+        about: dict[str, Any],
+    ) -> None:
+        self.counts: Counter[str] = Counter()
+        self.ended = "running, or killed"
         self._folder, self._masks, self._overlays = folder, masks, overlays
-        self._table = (folder / "results.csv").open("wb", buffering=0)
-        self.append(COLUMNS)
+        self._thresholds, self._about = thresholds, about
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_earlier(folder)
+        self._journal = Appended(folder / JOURNAL)
+        self._table = Appended(folder / "results.csv")
+        self._table.write(_line(Row._fields))
+        # Room for the summary's end: a disk that is full by then can still be written to.
+        self._summary = (folder / "results.json").open("wb", buffering=0)
+        self._summarise()
 
-    def close(self) -> None:
-        """Close the table."""
-        self._table.close()
+    def close(self, error: BaseException | None = None) -> None:
+        """Close the table and write how the run ended; an error outvotes ``ended``."""
+        if error is not None:
+            self.ended = "interrupted" if isinstance(error, KeyboardInterrupt) else reason(error)
+        self._summarise()
+        for file in (self._table, self._journal, self._summary):
+            file.close()
 
-    def draw(self, seen: tuple[Frame, Prediction | None]) -> tuple[str, ...]:
-        """Write the pictures of one image and return its row; threads may do this."""
+    def draw(self, seen: tuple[Frame, Prediction | None]) -> Row:
+        """Write the pictures of one image and return its row; threads may do this.
+
+        Raises:
+            OSError: If the disk is full; everything else is the row's error.
+        """
         frame, prediction = seen
+        row = Row(readable(frame.name), error=frame.error)
         if frame.image is None or prediction is None:
-            return (frame.name, "", "", "", "", frame.error)
-        finding = find_defects(prediction, *frame.image.shape[:2])
-        if self._masks:
-            _write(self._folder / "masks" / _named(frame.name, ".png"), finding.mask)
-        if self._overlays:
-            overlay = _outline(frame.image, finding.mask)
-            _write(self._folder / "overlays" / _named(frame.name, ".jpg"), overlay)
-        return (
-            frame.name,
-            f"{prediction.score:.6f}",
-            "anomalous" if prediction.anomalous else "normal",
-            str(finding.area),
-            ";".join(" ".join(map(str, box)) for box in finding.boxes),
-            "",
-        )
+            return row
+        try:
+            height, width = frame.image.shape[:2]
+            row = row._replace(
+                score=f"{prediction.score:.6f}",
+                label="defective" if prediction.score > self._thresholds.image else "good",
+            )
+            finding = find_defects(prediction, height, width, self._thresholds)
+            boxes = ";".join(" ".join(map(str, box)) for box in finding.boxes)
+            row = row._replace(defect_area=str(finding.area), boxes=boxes)
+            if self._masks:
+                self._write("masks", frame.name, ".png", finding.mask)
+            if self._overlays:
+                overlay = outline(frame.image, finding.mask)
+                self._write("overlays", frame.name, overlay_suffix(height, width), overlay)
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in DISK_FULL:
+                raise
+            return row._replace(error=readable(reason(error)))
+        return row
 
-    def append(self, row: tuple[str, ...]) -> None:
-        """Add a row to the table, all of it or nothing."""
-        line = io.StringIO()
-        csv.writer(line).writerow(row)
-        data = line.getvalue().encode()
-        end = self._table.tell()
-        if self._table.write(data) != len(data):  # the disk is full
-            self._table.truncate(end)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._table.name)
+    def append(self, row: Row) -> None:
+        """Add a row to the table."""
+        self._table.write(_line(row))
+        self.counts.update([row.label] if row.label else [])
+        self.counts.update(["errors"] if row.error else [])
+        self.counts["images"] += 1
+
+    def _write(self, kind: str, name: str, suffix: str, picture: NDArray[np.uint8]) -> None:
+        relative = PurePosixPath(kind) / picture_name(name, suffix)
+        path = self._folder / relative
+        data = encode(suffix, picture)
+        if path.exists():
+            msg = f"{path} exists, and is none of infer's: choose another --output"
+            raise FileExistsError(msg)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._journal.write(entry(relative))
+        with complete_file(path) as part:
+            part.write_bytes(data)
+
+    def _summarise(self) -> None:
+        names = ("images", "good", "defective", "errors")
+        summary = self._about | {
+            "image_threshold": self._thresholds.image,
+            "pixel_threshold": self._thresholds.pixel,
+            **{name: self.counts[name] for name in names},
+            "ended": readable(self.ended),
+        }
+        self._summary.seek(0)
+        self._summary.write(json.dumps(summary, indent=2).encode() + b"\n")
+        self._summary.truncate()
 
 
-def _named(name: str, suffix: str) -> str:
-    """Return the picture's name; a.png and a.jpg of one folder get different ones."""
-    return name if name.lower().endswith(suffix) else name + suffix
+def readable(text: str) -> str:
+    """Return text that can be written as UTF-8, whatever bytes a file's name has."""
+    return text.encode(errors="backslashreplace").decode()
 
 
-def _outline(image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the image in OpenCV's order of channels with the outlines of the mask in red."""
-    overlay = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    thickness = max(1, round(min(mask.shape) / 256))
-    cv2.drawContours(overlay, outlines, -1, RED, thickness)
-    return overlay.astype(np.uint8, copy=False)
+def picture_name(name: str, suffix: str) -> str:
+    """Return what the picture of an image is called: a.png of a.png, b.jpg.png of b.jpg.
+
+    No two images get the same: b.jpg.png itself, which may lie beside b.jpg, gets b.jpg.png.png.
+    """
+    stem = PurePosixPath(name[: -len(suffix)])
+    taken = stem.suffix.lower() in SUFFIXES or re.search(r"#\d+$", stem.name)
+    return name if name.lower().endswith(suffix) and not taken else name + suffix
 
 
-def _write(path: Path, picture: NDArray[np.uint8]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _, data = cv2.imencode(path.suffix, picture)
-    with complete_file(path) as part:
-        part.write_bytes(data.tobytes())
+def _line(row: tuple[str, ...]) -> bytes:
+    line = io.StringIO()
+    csv.writer(line).writerow(row)
+    return line.getvalue().encode()

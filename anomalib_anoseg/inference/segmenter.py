@@ -1,121 +1,146 @@
-"""An exported model behind OpenVINO's asynchronous queue."""
+"""An exported model at work on several images at once."""
 
-from collections.abc import Iterable, Iterator
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
-from openvino.preprocess import PrePostProcessor, ResizeAlgorithm
 
+from anomalib_anoseg.inference.exported import ExportedModel, find_device
 from anomalib_anoseg.inference.frames import Frame
 
-OUTPUTS = {"pred_score", "pred_label", "anomaly_map"}
+AHEAD = 64  # frames that wait for an earlier one; images among them are bounded by the requests
 
 
 class Prediction(NamedTuple):
     """What the model says of one image.
 
     Attributes:
-        score: In [0, 1]; 0.5 is the threshold.
-        anomalous: Whether the part is defective.
-        anomaly_map: (h, w) float32 in [0, 1] at the network's size; 0.5 is the threshold.
+        score: In [0, 1].
+        anomaly_map: (h, w) float32 in [0, 1] at the network's size.
     """
 
     score: float
-    anomalous: bool
     anomaly_map: NDArray[np.float32]
+
+
+Seen = tuple[Frame, Prediction | None]
 
 
 class Segmenter:
     """Predictions of an exported model for images of any size.
 
-    Conversion from uint8 and resizing are part of the compiled graph. Several images are worked on
-    at once; memory stays bounded, and predictions come in the order of the images.
+    Conversion and resizing are part of the compiled graph. Several images are worked on at once;
+    memory stays bounded, and predictions come in the order of the images.
 
     Args:
         model: The .xml of an OpenVINO model, or an .onnx file, that anomalib has exported.
         device: OpenVINO's name of a device.
         precision: "default" lets the device choose, which may be bfloat16; "f32" agrees with torch.
 
+    Attributes:
+        model: What the file says of itself, with its thresholds.
+
     Raises:
         FileNotFoundError: If the file, or the .bin beside it, is missing.
-        ValueError: If it cannot be read, or is no anomaly model with a map.
+        ValueError: If it cannot be read, or is no anomaly model with a map, or there is no such
+            device.
     """
 
     def __init__(self, model: Path, device: str = "CPU", precision: str = "default") -> None:
-        hints: dict[str, Any] = {"PERFORMANCE_HINT": "THROUGHPUT"}
+        self._device = find_device(device)
+        self._hints: dict[str, Any] = {"PERFORMANCE_HINT": "THROUGHPUT"}
         if precision != "default":
-            hints["INFERENCE_PRECISION_HINT"] = precision
-        compiled = ov.Core().compile_model(_with_uint8_input(_read(model)), device, hints)
-        self._queue = ov.AsyncInferQueue(compiled)
+            self._hints["INFERENCE_PRECISION_HINT"] = precision
+        self.model = ExportedModel(model)
+        self._requests: dict[type, deque[ov.InferRequest]] = {}
+        self._idle(np.uint8)
 
-    def __call__(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Prediction | None]]:
-        """Yield each frame with its prediction, None for one without an image."""
-        done: dict[int, tuple[Frame, Prediction | None]] = {}
-
-        def keep(request: ov.InferRequest, job: tuple[int, Frame]) -> None:
-            index, frame = job
-            score, label, anomaly_map = (
-                request.get_tensor(name).data
-                for name in ("pred_score", "pred_label", "anomaly_map")
-            )
-            prediction = Prediction(
-                float(score.flat[0]), bool(label.flat[0]), anomaly_map[0, 0].copy()
-            )
-            done[index] = frame, prediction
-
-        self._queue.set_callback(keep)
-        taken = 0
+    def __call__(self, frames: Iterable[Frame]) -> Iterator[Seen]:
+        """Yield each frame with its prediction; None, and an error, where it has none."""
+        running: deque[_Job] = deque()
         try:
-            for given, frame in enumerate(frames):
-                if frame.image is None:
-                    done[given] = frame, None
-                else:
-                    image = frame.image[None]
-                    self._queue.start_async({0: image}, (given, frame), share_inputs=True)
-                if given - taken > 2 * len(self._queue):
-                    self._queue.wait_all()  # one request is slow: the others shall not pile up
-                while taken in done:
-                    yield done.pop(taken)
-                    taken += 1
+            for frame in frames:
+                while not self._has_room(frame):
+                    yield running.popleft().result()
+                running.append(self._started(frame))
+                while running and (running[0].done() or len(running) > AHEAD):
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
         finally:
-            self._queue.wait_all()  # requests read the images until they end
-        yield from (done[index] for index in sorted(done))
+            for job in running:  # requests read the images until they end
+                job.result()
+
+    def _has_room(self, frame: Frame) -> bool:
+        """Return False while all requests for images of this type are running."""
+        return frame.image is None or self._requests.get(frame.image.dtype.type) != deque()
+
+    def _started(self, frame: Frame) -> "_Job":
+        if frame.image is None:
+            return _Job(frame)
+        try:
+            idle = self._idle(frame.image.dtype.type)
+            request = idle[0]
+            request.start_async({0: frame.image[None]}, share_inputs=True)
+        except Exception as error:  # noqa: BLE001 - one image never ends a run
+            return _Job(_failed(frame, error))
+        idle.popleft()
+        return _Job(frame, request, idle.append)
+
+    def _idle(self, kind: type) -> "deque[ov.InferRequest]":
+        """Return the idle requests for images of a type, compiled when the first one comes."""
+        if kind not in self._requests:
+            compiled = self.model.compile(kind, self._device, self._hints)
+            count = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+            self._requests[kind] = deque(compiled.create_infer_request() for _ in range(2 * count))
+        return self._requests[kind]
 
 
-def _read(path: Path) -> ov.Model:
-    for file in (path, path.with_suffix(".bin")) if path.suffix == ".xml" else (path,):
-        if not file.is_file():
-            msg = f"{file}: no such file"
-            raise FileNotFoundError(msg)
-    try:
-        model = ov.Core().read_model(path)
-    except RuntimeError as error:
-        msg = f"{path}: cannot be read as an OpenVINO or ONNX model, or its .bin is damaged"
-        raise ValueError(msg) from error
-    names = {name for output in model.outputs for name in output.names}
-    if not names >= OUTPUTS:
-        msg = (
-            f"{path}: not an anomaly model with a map, {', '.join(sorted(OUTPUTS - names))} missing"
-        )
+def _nobody(request: ov.InferRequest) -> None:
+    del request
+
+
+class _Job(NamedTuple):
+    """A frame, the request that works on it, if any, and what takes the request back."""
+
+    frame: Frame
+    request: ov.InferRequest | None = None
+    give_back: Callable[[ov.InferRequest], None] = _nobody
+
+    def done(self) -> bool:
+        """Return whether the result can be had without waiting."""
+        try:
+            return self.request is None or bool(self.request.wait_for(0))
+        except RuntimeError:
+            return True  # the result will say why
+
+    def result(self) -> Seen:
+        """Wait for the prediction."""
+        if self.request is None:
+            return self.frame, None
+        try:
+            self.request.wait()
+            return self.frame, _prediction(self.request)
+        except Exception as error:  # noqa: BLE001 - one image never ends a run
+            return _failed(self.frame, error), None
+        finally:
+            self.give_back(self.request)
+
+
+def _prediction(request: ov.InferRequest) -> Prediction:
+    score = float(request.get_tensor("pred_score").data.flat[0])
+    anomaly_map = request.get_tensor("anomaly_map").data[0, 0].copy()
+    if not (math.isfinite(score) and np.isfinite(anomaly_map).all()):
+        msg = f"the model gives no number: score {score}"
         raise ValueError(msg)
-    return model
+    return Prediction(score, anomaly_map)
 
 
-def _with_uint8_input(model: ov.Model) -> ov.Model:
-    """Return the model with an input of uint8 images (1, h, w, 3) of any size."""
-    *_, height, width = model.input(0).partial_shape
-    process = PrePostProcessor(model)
-    image = process.input()
-    image.model().set_layout(ov.Layout("NCHW"))
-    tensor = image.tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
-    steps = image.preprocess()
-    if height.is_static and width.is_static:
-        # Antialiased like the resize in front of the network, which this takes the place of.
-        tensor.set_spatial_dynamic_shape()
-        steps.convert_element_type(ov.Type.f32).resize(ResizeAlgorithm.RESIZE_BILINEAR_PILLOW)
-    # The layout first: with three channels innermost, scaling alone takes ten times as long.
-    steps.convert_layout(ov.Layout("NCHW")).convert_element_type(ov.Type.f32).scale(255.0)
-    return process.build()
+def _failed(frame: Frame, error: Exception) -> Frame:
+    # OpenVINO's messages end with the reason, after the places that it came through.
+    return Frame(frame.name, None, f"cannot be judged: {str(error).strip().splitlines()[-1]}")

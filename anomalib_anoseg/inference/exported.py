@@ -1,0 +1,123 @@
+"""An exported model's file: its graph, what it says of itself, and a compiled form of it."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import openvino as ov
+from openvino.preprocess import PrePostProcessor, ResizeAlgorithm
+
+OUTPUTS = {"pred_score", "pred_label", "anomaly_map"}
+SECTION = "anoseg"  # of rt_info, where an export says what it is
+VIRTUAL = {"AUTO", "BATCH", "HETERO", "MULTI"}  # devices that choose among others
+
+
+class Thresholds(NamedTuple):
+    """Above these an image and a pixel are defective, in the units of the score and the map."""
+
+    image: float
+    pixel: float
+
+
+class ExportedModel:
+    """A model that anomalib has exported.
+
+    Args:
+        path: The .xml of an OpenVINO model, or an .onnx file.
+
+    Raises:
+        FileNotFoundError: If the file, or the .bin beside it, is missing.
+        ValueError: If it cannot be read, or is no anomaly model with a map.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        model = _read(path)
+        names = ("model", "version", "data")
+        self.about = {name: str(_said(model, name, "")) for name in names}
+        self.thresholds = Thresholds(
+            float(_said(model, "normalized_image_threshold", _cut(model, "pred_label"))),
+            float(_said(model, "normalized_pixel_threshold", _cut(model, "pred_mask"))),
+        )
+
+    def compile(self, kind: type, device: str, hints: dict[str, Any]) -> ov.CompiledModel:
+        """Return the compiled model with an input of images (1, h, w, 3) of uint8 or float32."""
+        model = _with_images(_read(self.path), kind)
+        try:
+            return ov.Core().compile_model(model, device, hints)
+        except RuntimeError as error:
+            last = str(error).strip().splitlines()[-1]
+            msg = f"{self.path}: cannot be compiled for --device {device}: {last}"
+            raise ValueError(msg) from error
+
+
+def find_device(name: str) -> str:
+    """Return OpenVINO's name of a device that is there.
+
+    Raises:
+        ValueError: If it is not; the message names those that are.
+    """
+    there = ov.Core().available_devices
+    kind, _, others = name.upper().partition(":")
+    wanted = [other.partition("(")[0] for other in others.split(",") if other]
+    for device in wanted if kind in VIRTUAL else [name.upper()]:
+        if not any(device in (known, known.partition(".")[0]) for known in there):
+            msg = f"--device {name} is not there; this computer has {', '.join(there)}, or AUTO"
+            raise ValueError(msg)
+    return name.upper()
+
+
+def _read(path: Path) -> ov.Model:
+    for file in (path, path.with_suffix(".bin")) if path.suffix == ".xml" else (path,):
+        if not file.is_file():
+            msg = f"{file}: no such file"
+            raise FileNotFoundError(msg)
+    try:
+        model = ov.Core().read_model(path)
+    except RuntimeError as error:
+        msg = f"{path}: cannot be read as an OpenVINO or ONNX model, or its .bin is damaged"
+        raise ValueError(msg) from error
+    names = {name for output in model.outputs for name in output.names}
+    if not names >= OUTPUTS:
+        msg = (
+            f"{path}: not an anomaly model with a map, {', '.join(sorted(OUTPUTS - names))} missing"
+        )
+        raise ValueError(msg)
+    return model
+
+
+def _said(model: ov.Model, name: str, default: Any) -> Any:
+    place = [SECTION, name]
+    return model.get_rt_info(place).value if model.has_rt_info(place) else default
+
+
+def _cut(model: ov.Model, output: str) -> float:
+    """Return what an output of yes and no compares with; 0.5, anomalib's default, if it does not.
+
+    ONNX files and exports of other models say it nowhere else.
+    """
+    found = [result for result in model.outputs if output in result.names]
+    node = found[0].node.input_value(0).node if found else None
+    if node is None or node.get_type_name() != "Greater":
+        return 0.5
+    values = np.asarray(getattr(node.input_value(1).node, "data", ()))
+    return float(values.flat[0]) if values.size == 1 else 0.5
+
+
+def _with_images(model: ov.Model, kind: type) -> ov.Model:
+    """Return the model with an input of images (1, h, w, 3) of any size and of this type."""
+    *_, height, width = model.input(0).partial_shape
+    process = PrePostProcessor(model)
+    image = process.input()
+    image.model().set_layout(ov.Layout("NCHW"))
+    tensor = image.tensor().set_element_type(ov.Type(kind)).set_layout(ov.Layout("NHWC"))
+    steps = image.preprocess()
+    if height.is_static and width.is_static:
+        # Antialiased like the resize in front of the network, which this takes the place of.
+        tensor.set_spatial_dynamic_shape()
+        steps.convert_element_type(ov.Type.f32).resize(ResizeAlgorithm.RESIZE_BILINEAR_PILLOW)
+    # The layout first: with three channels innermost, scaling alone takes ten times as long.
+    steps.convert_layout(ov.Layout("NCHW")).convert_element_type(ov.Type.f32)
+    if kind is np.uint8:
+        steps.scale(255.0)
+    return process.build()

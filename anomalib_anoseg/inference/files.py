@@ -1,0 +1,90 @@
+"""Images out of files: of a folder, of a pattern, or a single one."""
+
+import glob
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from anomalib_anoseg.inference.frames import Frame, reason
+from anomalib_anoseg.inference.journal import without_results
+from anomalib_anoseg.inference.parallel import in_order
+from anomalib_anoseg.utils.images import SUFFIXES, count_pages, find_images, read_image
+
+
+class Files:
+    """The frames of image files, decoded by threads.
+
+    Args:
+        root: What names are relative to.
+        paths: Files below it.
+    """
+
+    missing = ""
+
+    def __init__(self, root: Path, paths: list[Path]) -> None:
+        self._root, self._paths = root, paths
+
+    def __len__(self) -> int:
+        """Return the number of files; some may have several pages."""
+        return len(self._paths)
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield every page of every file."""
+        for path, (pages, first) in zip(
+            self._paths, in_order(self._first_page, self._paths), strict=True
+        ):
+            yield first
+            yield from in_order(partial(self._page, path, pages), range(1, pages))
+
+    def _first_page(self, path: Path) -> tuple[int, Frame]:
+        try:
+            pages = count_pages(path)
+        except Exception as error:  # noqa: BLE001 - as when it is read
+            return 1, Frame(self._name(path), None, _without_path(error, path))
+        return pages, self._page(path, pages, 0)
+
+    def _page(self, path: Path, pages: int, page: int) -> Frame:
+        name = self._name(path) + (f"#{page + 1}" if pages > 1 else "")
+        try:
+            return Frame(name, read_image(path, page))
+        except Exception as error:  # noqa: BLE001 - decoders raise what they like
+            return Frame(name, None, _without_path(error, path))
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self._root).as_posix()
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Return every image below a folder, but none that infer has drawn.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or it has no images.
+    """
+    if not folder.is_dir():
+        msg = f"{folder}: no such folder"
+        raise FileNotFoundError(msg)
+    return _some(without_results(folder, find_images(folder)), str(folder))
+
+
+def images_matching(pattern: str) -> tuple[Path, list[Path]]:
+    """Return the deepest folder of the images that match a pattern, and the images.
+
+    Raises:
+        FileNotFoundError: If none does.
+    """
+    found = map(Path, glob.glob(pattern, recursive=True))  # noqa: PTH207 - may be absolute
+    paths = sorted({p for p in found if p.suffix.lower() in SUFFIXES and p.is_file()})
+    root = Path(os.path.commonpath([path.parent for path in _some(paths, pattern)]))
+    return root, _some(without_results(root, paths), pattern)
+
+
+def _some(paths: list[Path], source: str) -> list[Path]:
+    if not paths:
+        msg = f"{source}: no images ({', '.join(sorted(SUFFIXES))})"
+        raise FileNotFoundError(msg)
+    return paths
+
+
+def _without_path(error: Exception, path: Path) -> str:
+    return reason(error).removeprefix(f"cannot read {path}: ")

@@ -1,0 +1,76 @@
+"""Which pictures infer has written into a folder: its own to remove, and nobody's input."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from threading import Lock
+
+JOURNAL = ".pictures"  # in the folder of results: names of files, each ended by a zero byte
+KINDS = ("masks", "overlays")  # folders that pictures are written to
+
+
+class Appended:
+    """A file to which each write adds all of its bytes or nothing.
+
+    Args:
+        path: Emptied if it exists.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb", buffering=0)
+        self._lock = Lock()
+
+    def write(self, data: bytes) -> None:
+        """Add bytes; where the disk is full, raise and leave what was there before."""
+        with self._lock:
+            end = self._file.tell()
+            if self._file.write(data) != len(data):
+                self._file.truncate(end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def entry(picture: PurePosixPath) -> bytes:
+    """Return what the journal says of a picture, named relative to the folder of results."""
+    return os.fsencode(str(picture)) + b"\0"
+
+
+def remove_earlier(folder: Path) -> None:
+    """Remove the pictures that an earlier run has written, and folders that this leaves empty."""
+    emptied: set[Path] = set()
+    for picture in _listed(folder):
+        if picture.is_file():
+            picture.unlink()
+        with suppress(OSError):  # too long a name, for example: then there is none
+            picture.with_name(picture.name + ".part").unlink()  # the run was killed
+        below = picture.relative_to(folder).parents
+        emptied.update(folder / parent for parent in below if parent.parts)
+    for parent in sorted(emptied, key=lambda path: -len(path.parts)):
+        if parent.is_dir() and not any(parent.iterdir()):
+            parent.rmdir()
+
+
+def without_results(root: Path, paths: list[Path]) -> list[Path]:
+    """Return the paths without the pictures that infer has written anywhere below the root."""
+    folders = {root}
+    for parent in {path.parent for path in paths}:
+        folders.update(f for f in (parent, *parent.parents) if f.is_relative_to(root))
+    drawn = {picture for folder in folders for picture in _listed(folder)}
+    return [path for path in paths if path not in drawn] if drawn else paths
+
+
+def _listed(folder: Path) -> Iterator[Path]:
+    journal = folder / JOURNAL
+    if journal.is_file():
+        for name in journal.read_bytes().split(b"\0")[:-1]:
+            picture = PurePosixPath(os.fsdecode(name))
+            if picture.parts[:1] and picture.parts[0] in KINDS and ".." not in picture.parts:
+                yield folder / picture

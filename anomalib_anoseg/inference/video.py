@@ -1,0 +1,86 @@
+"""Images out of a video, a stream or a camera."""
+
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import numpy as np
+
+from anomalib_anoseg.inference.frames import Frame, reason
+
+SILENT = 0  # OpenCV's level of logging
+# Some formats state a duration and no number of frames: OpenCV's is then an estimate.
+TOLERATED = 0.01
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+
+
+def is_live(source: str) -> bool:
+    """Return whether a source is the index of a camera or the address of a stream."""
+    return source.isdecimal() or ADDRESS.match(source) is not None
+
+
+class Video:
+    """The frames of a video file, a stream such as rtsp:// or http://, or a camera.
+
+    Args:
+        source: Path, address, or the index of a camera.
+
+    Raises:
+        ValueError: If it cannot be opened.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.missing = ""
+        self._source = source
+        self._video = _open(source)
+        if not self._video.isOpened():
+            kind = "as a stream or camera" if is_live(source) else "as an image or video"
+            msg = f"{source}: cannot be opened {kind}"
+            raise ValueError(msg)
+
+    def __len__(self) -> int:
+        """Return how many frames it says it has."""
+        return max(0, int(self._video.get(cv2.CAP_PROP_FRAME_COUNT)))
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield every frame until the source ends."""
+        number, last = 0, 0.0
+        try:
+            while True:
+                try:
+                    found, image = self._video.read()
+                except Exception as error:  # noqa: BLE001 - OpenCV's and the memory's
+                    self.missing = f"{self._source}: frame {number} cannot be read: {reason(error)}"
+                    return
+                if not found:
+                    break
+                last = self._video.get(cv2.CAP_PROP_POS_MSEC)
+                yield Frame(f"{number:06}", np.ascontiguousarray(image[..., ::-1], np.uint8))
+                number += 1
+            self.missing = self._not_given(number, last)
+        finally:
+            self._video.release()
+
+    def _not_given(self, number: int, last: float) -> str:
+        """Return what is missing after so many frames; the last one was shown at so many ms."""
+        expected = len(self)
+        if not expected:
+            after = f"{self._source}: ended after {number} frames"
+            live = is_live(self._source)
+            return f"{after}; a stream or camera has no end of its own" if live else ""
+        lost = expected - number
+        rate = self._video.get(cv2.CAP_PROP_FPS) or 1.0
+        early = last * rate / 1000 < expected - 1.5  # the last frame shown was not the last
+        if lost > max(1, TOLERATED * expected) or (lost > 0 and early):
+            return f"{self._source}: has {expected} frames, of which {number} could be read"
+        return ""
+
+
+def _open(source: str) -> cv2.VideoCapture:
+    # What cannot be opened is one line of ours, not several of each library.
+    logging: Any = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging  # OpenCV 4.13 moved it
+    logging.setLogLevel(SILENT)
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    return cv2.VideoCapture(int(source) if source.isdecimal() else source)
