@@ -412,7 +412,7 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
     def configure_callbacks(self) -> list[Callback]:
         """Return anomalib's own, and what names a file that is at fault."""
         callbacks: Any = super().configure_callbacks()
-        return [*callbacks, DataCheck()]
+        return [DataCheck(), *callbacks]  # before anybody reads an image
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:

@@ -27,7 +27,10 @@ from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageErr
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
+PNM_MAGIC = (b"P2", b"P3", b"P5", b"P6")
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# Width, height, bits, compression, colours, orientation, planes, kind of numbers.
+TAGS = (256, 257, 258, 259, 262, 274, 284, 339)
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JPEG_END = b"\xff\xd9"  # of a torn file OpenCV would return what is there
 COMPRESSIONS = (1, 5, 8, 32773, 32946)  # none, LZW, Deflate, PackBits, an older Deflate
@@ -50,6 +53,24 @@ class Depth(NamedTuple):
     highest: int
     shift: int = 0
     inverted: bool = False
+
+
+class Header(NamedTuple):
+    """What an image says about itself before it is decoded.
+
+    Attributes:
+        height: In pixels, once turned upright.
+        width: Likewise.
+        orientation: EXIF's number from 1, upright, to 8.
+        pages: Pages of a TIFF, frames of an animation, or 1.
+        depth: None for 8 bits or fewer.
+    """
+
+    height: int
+    width: int
+    orientation: int = 1
+    pages: int = 1
+    depth: Depth | None = None
 
 
 def find_images(folder: Path, skip: Path | None = None) -> list[Path]:
@@ -76,21 +97,21 @@ def read_image(path: Path, page: int = 0) -> Pixels:
     """
     data = path.read_bytes()
     with _named(path):
-        depth = _depth(io.BytesIO(data), page)
-        return _read_shallow(data, page) if depth is None else _read_deep(data, page, depth)
+        header = _read_header(io.BytesIO(data), page)
+        if header.depth is None:
+            return _read_shallow(data, page, header.orientation)
+        return _read_deep(data, page, header.orientation, header.depth)
 
 
-def check_header(path: Path) -> None:
-    """Refuse from its first bytes what read_image would refuse; nothing is decoded.
+def read_header(path: Path) -> Header:
+    """Read what an image says about itself; refuse what read_image would, unless it is torn.
 
     Raises:
         OSError: If there is no such file.
         ValueError: If it cannot be read rightly; the message names the file.
     """
     with path.open("rb") as file, _named(path):
-        if _depth(file) is None:
-            file.seek(0)
-            Image.open(file).close()
+        return _read_header(file)
 
 
 def count_pages(path: Path) -> int:
@@ -98,15 +119,9 @@ def count_pages(path: Path) -> int:
 
     Raises:
         OSError: If there is no such file.
-        ValueError: If it cannot be read; the message names the file.
+        ValueError: If it cannot be read rightly; the message names the file.
     """
-    with path.open("rb") as file, _named(path):
-        if file.read(4) in TIFF_MAGIC:
-            return sum(1 for _ in _directories(file))
-        file.seek(0)
-        with Image.open(file) as image:
-            # What a phone adds to a JPEG (MPO) is a preview or a depth map, no second picture.
-            return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    return read_header(path).pages
 
 
 @contextmanager
@@ -122,25 +137,50 @@ def _named(path: Path) -> Iterator[None]:
         raise ValueError(msg) from error
 
 
-def _depth(file: BinaryIO, page: int = 0) -> Depth | None:
-    """Return what the header says; None for 8 bits or fewer, which Pillow reads rightly."""
-    start = file.read(64)
-    if start.startswith(PNG_MAGIC):
-        return Depth(2**16 - 1) if start[24:25] == b"\x10" else None
+def _read_header(file: BinaryIO, page: int = 0) -> Header:
+    start = file.read(32)
+    file.seek(0)
     if start[:4] in TIFF_MAGIC:
-        for number, tags in enumerate(_directories(file)):
-            if number == page:
-                return _tiff_depth(tags)
-        msg = f"there is no page {page}"
+        header = _read_tags(list(_directories(file)), page)
+        if header.depth is None:  # Pillow reads it, and refuses kinds of pixels it does not know
+            file.seek(0)
+            Image.open(file).close()
+        return header
+    depth = None
+    if start.startswith(PNG_MAGIC) and start[24:25] == b"\x10":
+        depth = Depth(2**16 - 1)
+    elif start[:2] in PNM_MAGIC and (highest := _pnm_highest(file)) > 255:
+        depth = Depth(highest)
+    file.seek(0)
+    with Image.open(file) as image:
+        width, height = image.size
+        # Pillow would decode a whole PNG to look for EXIF data behind the pixels.
+        known = image.format != "PNG" or "exif" in image.info
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1) if known else 1
+        if orientation in TURNS and TURNS[orientation][0]:
+            width, height = height, width
+        # What a phone adds to a JPEG (MPO) is a preview or a depth map, not another picture.
+        pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    return Header(height, width, orientation, pages, depth)
+
+
+def _read_tags(pages: list[dict[int, Any]], page: int) -> Header:
+    if page >= len(pages):
+        msg = f"page {page + 1} of {len(pages)} does not exist, or the file is incomplete"
         raise ValueError(msg)
-    if start[:2] in (b"P2", b"P3", b"P5", b"P6"):
-        file.seek(0)
-        highest = _pnm_highest(file)
-        return Depth(highest) if highest > 255 else None
-    return None
+    tags = pages[page]
+    (width,), (height,) = _numbers(tags, 256, 0), _numbers(tags, 257, 0)
+    (orientation,) = _numbers(tags, 274, 1)
+    if orientation in TURNS and TURNS[orientation][0]:
+        width, height = height, width
+    return Header(height, width, orientation, len(pages), _tiff_depth(tags))
 
 
-def _directories(file: BinaryIO) -> Iterator[TiffImagePlugin.ImageFileDirectory_v2]:
+def _numbers(tags: dict[int, Any], tag: int, default: int) -> list[int]:
+    return np.atleast_1d(tags.get(tag, default)).tolist()
+
+
+def _directories(file: BinaryIO) -> Iterator[dict[int, Any]]:
     """Yield the tags of each page of a TIFF; Pillow opens only files whose pixels it knows."""
     file.seek(0)
     start = file.read(8)
@@ -151,20 +191,17 @@ def _directories(file: BinaryIO) -> Iterator[TiffImagePlugin.ImageFileDirectory_
         seen.add(tags.next)
         file.seek(tags.next)
         tags.load(file)
-        yield tags
+        yield {tag: tags[tag] for tag in TAGS if tag in tags}
 
 
-def _tiff_depth(tags: TiffImagePlugin.ImageFileDirectory_v2) -> Depth | None:
-    def numbers(tag: int, default: int) -> list[int]:
-        return np.atleast_1d(tags.get(tag, default)).tolist()
-
-    bits = numbers(TiffImagePlugin.BITSPERSAMPLE, 1)
+def _tiff_depth(tags: dict[int, Any]) -> Depth | None:
+    bits = _numbers(tags, 258, 1)
     if max(bits) <= 8:
         return None
-    (colour,) = numbers(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, -1)
-    (compression,) = numbers(TiffImagePlugin.COMPRESSION, 1)
-    (planes,) = numbers(TiffImagePlugin.PLANAR_CONFIGURATION, 1)
-    kinds = set(numbers(TiffImagePlugin.SAMPLEFORMAT, 1))
+    (colour,) = _numbers(tags, 262, -1)
+    (compression,) = _numbers(tags, 259, 1)
+    (planes,) = _numbers(tags, 284, 1)
+    kinds = set(_numbers(tags, 339, 1))
     is_float = kinds == {3}
     if len(set(bits)) > 1 or not (
         (is_float and bits[0] in (32, 64)) or (kinds == {1} and bits[0] in (10, 12, 14, 16))
@@ -191,19 +228,19 @@ def _pnm_highest(file: BinaryIO) -> int:
     return int(text.split(maxsplit=4)[3])
 
 
-def _read_shallow(data: bytes, page: int) -> NDArray[np.uint8]:
+def _read_shallow(data: bytes, page: int, orientation: int) -> NDArray[np.uint8]:
     with Image.open(io.BytesIO(data)) as image:
         image.seek(page)
         if image.format == "JPEG" and image.mode in ("RGB", "L") and data.endswith(JPEG_END):
             flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
             decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
             if decoded is not None:  # else Pillow has the words for what is wrong
-                return _turned(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), image)
+                return _turned(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), orientation)
         ImageOps.exif_transpose(image, in_place=True)
         return np.array(image.convert("RGB"))
 
 
-def _read_deep(data: bytes, page: int, depth: Depth) -> NDArray[np.float32]:
+def _read_deep(data: bytes, page: int, orientation: int, depth: Depth) -> NDArray[np.float32]:
     pixels = _decode(data, page)
     if pixels.ndim == 2:
         pixels = pixels[..., None].repeat(3, -1)
@@ -211,17 +248,15 @@ def _read_deep(data: bytes, page: int, depth: Depth) -> NDArray[np.float32]:
     if pixels.dtype.kind == "f":
         lowest, highest = pixels.min(), pixels.max()
         if not (lowest >= 0 and highest <= 1):
-            msg = f"float values must lie in [0, 1], they go from {lowest:.4g} to {highest:.4g}"
+            msg = f"float values must lie in [0, 1], got {lowest:.4g} to {highest:.4g}"
             raise ValueError(msg)
     else:
         pixels = pixels >> depth.shift
     scaled = np.divide(pixels, depth.highest, dtype=np.float32)
     if depth.inverted:
         scaled = 1 - scaled
-    if not data.startswith(PNG_MAGIC):  # OpenCV itself turns TIFFs, and only these
-        return np.ascontiguousarray(scaled)
-    with Image.open(io.BytesIO(data)) as image:
-        return _turned(scaled, image)
+    # OpenCV itself turns TIFFs, and only these.
+    return _turned(scaled, 1 if data[:4] in TIFF_MAGIC else orientation)
 
 
 def _decode(data: bytes, page: int) -> NDArray[Any]:
@@ -237,11 +272,8 @@ def _decode(data: bytes, page: int) -> NDArray[Any]:
     return pixels
 
 
-def _turned(pixels: NDArray[Any], image: Image.Image) -> NDArray[Any]:
-    """Turn pixels upright as the EXIF data of their file say."""
-    # Pillow would decode a PNG to look for EXIF data behind the pixels.
-    known = image.format != "PNG" or "exif" in image.info
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1) if known else 1
+def _turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Turn pixels upright, as EXIF says."""
     transposed, rows, columns = TURNS.get(orientation, (False, 1, 1))
     upright = pixels.swapaxes(0, 1) if transposed else pixels
     return np.ascontiguousarray(upright[::rows, ::columns])
