@@ -7,11 +7,11 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from anomalib_anoseg.inference.exported import Thresholds
 from anomalib_anoseg.inference.parallel import in_order
 from anomalib_anoseg.inference.records import Records, readable
 from anomalib_anoseg.inference.segmenter import Segmenter
 from anomalib_anoseg.inference.sources import open_source
+from anomalib_anoseg.inference.thresholds import Thresholds
 
 EPILOG = """results.csv has a row per image: file (of a TIFF with several pages name.tif#1,
 name.tif#2...), score in [0, 1], label (good or defective), defect_area in pixels, boxes ("left top
@@ -19,7 +19,8 @@ width height", the largest first, ";" between them) and error. results.json says
 thresholds were used, how many images were good, defective or had an error, and how the run ended.
 
 An image that cannot be read, judged or drawn is a row with an error, and the run goes on. Pictures
-of an earlier run in the same folder are removed, and never inspected; other files stay.
+of an earlier run in the same folder are removed; other files stay, and are never written over.
+What lies in masks/ and overlays/ of a folder of results is never inspected.
 
 exit status: 0 every image was judged and drawn; 1 some were not; 2 wrong arguments or input, or a
 full disk; 3 the source ended early: a video with fewer frames than it says, or a stream or camera,
@@ -59,13 +60,9 @@ def infer(
         OSError: If there is no such file, or the disk is full.
         ValueError: If model, device, thresholds or source cannot be used.
     """
-    source = open_source(input)
+    source = open_source(input, output)
     segmenter = Segmenter(model, device, precision)
-    own = segmenter.model.thresholds
-    thresholds = Thresholds(
-        own.image if image_threshold is None else _checked("image_threshold", image_threshold),
-        own.pixel if pixel_threshold is None else _checked("pixel_threshold", pixel_threshold),
-    )
+    thresholds = segmenter.model.thresholds.overridden(image_threshold, pixel_threshold)
     about = {"model_file": readable(str(model)), **segmenter.model.about, "input": readable(input)}
     records = Records(output, masks, overlays, thresholds, about)
     try:
@@ -82,13 +79,6 @@ def infer(
         print(readable(source.missing), file=sys.stderr)  # noqa: T201
         return 3
     return 1 if records.counts["errors"] else 0
-
-
-def _checked(name: str, value: float) -> float:
-    if not 0 <= value <= 1:
-        msg = f"{name} must be in [0, 1], as the scores are, got {value}"
-        raise ValueError(msg)
-    return value
 
 
 def _report(records: Records, thresholds: Thresholds, output: Path) -> None:

@@ -1,22 +1,17 @@
 """An exported model's file: its graph, what it says of itself, and a compiled form of it."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import openvino as ov
 from openvino.preprocess import PrePostProcessor, ResizeAlgorithm
 
+from anomalib_anoseg.inference.thresholds import Thresholds
+
 OUTPUTS = {"pred_score", "pred_label", "anomaly_map"}
 SECTION = "anoseg"  # of rt_info, where an export says what it is
 VIRTUAL = {"AUTO", "BATCH", "HETERO", "MULTI"}  # devices that choose among others
-
-
-class Thresholds(NamedTuple):
-    """Above these an image and a pixel are defective, in the units of the score and the map."""
-
-    image: float
-    pixel: float
 
 
 class ExportedModel:

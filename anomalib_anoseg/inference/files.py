@@ -55,8 +55,8 @@ class Files:
         return path.relative_to(self._root).as_posix()
 
 
-def images_below(folder: Path) -> list[Path]:
-    """Return every image below a folder, but none that infer has drawn.
+def images_below(folder: Path, output: Path | None = None) -> list[Path]:
+    """Return every image below a folder, but none that infer has drawn or will draw to output.
 
     Raises:
         FileNotFoundError: If there is no such folder, or it has no images.
@@ -64,10 +64,10 @@ def images_below(folder: Path) -> list[Path]:
     if not folder.is_dir():
         msg = f"{folder}: no such folder"
         raise FileNotFoundError(msg)
-    return _some(without_results(folder, find_images(folder)), str(folder))
+    return _some(without_results(folder, find_images(folder), output), str(folder))
 
 
-def images_matching(pattern: str) -> tuple[Path, list[Path]]:
+def images_matching(pattern: str, output: Path | None = None) -> tuple[Path, list[Path]]:
     """Return the deepest folder of the images that match a pattern, and the images.
 
     Raises:
@@ -76,7 +76,7 @@ def images_matching(pattern: str) -> tuple[Path, list[Path]]:
     found = map(Path, glob.glob(pattern, recursive=True))  # noqa: PTH207 - may be absolute
     paths = sorted({p for p in found if p.suffix.lower() in SUFFIXES and p.is_file()})
     root = Path(os.path.commonpath([path.parent for path in _some(paths, pattern)]))
-    return root, _some(without_results(root, paths), pattern)
+    return root, _some(without_results(root, paths, output), pattern)
 
 
 def _some(paths: list[Path], source: str) -> list[Path]:

@@ -58,13 +58,18 @@ def remove_earlier(folder: Path) -> None:
             parent.rmdir()
 
 
-def without_results(root: Path, paths: list[Path]) -> list[Path]:
-    """Return the paths without the pictures that infer has written anywhere below the root."""
-    folders = {root}
-    for parent in {path.parent for path in paths}:
-        folders.update(f for f in (parent, *parent.parents) if f.is_relative_to(root))
-    drawn = {picture for folder in folders for picture in _listed(folder)}
-    return [path for path in paths if path not in drawn] if drawn else paths
+def without_results(root: Path, paths: list[Path], output: Path | None) -> list[Path]:
+    """Return the paths without what lies where infer draws to, anywhere below the root.
+
+    That is masks/ and overlays/ in the folder of this run's results, and in those of earlier ones.
+    """
+    parents = {path.parent for path in paths}
+    folders = {f for parent in parents for f in (parent, *parent.parents) if f.is_relative_to(root)}
+    ours = None if output is None else output.resolve()
+    results = {f for f in folders if (f / JOURNAL).is_file() or f.resolve() == ours}
+    drawn = {folder / kind for folder in results for kind in KINDS}
+    kept = {parent for parent in parents if drawn.isdisjoint((parent, *parent.parents))}
+    return [path for path in paths if path.parent in kept]
 
 
 def _listed(folder: Path) -> Iterator[Path]:

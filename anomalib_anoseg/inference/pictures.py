@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalib_anoseg.inference.exported import Thresholds
 from anomalib_anoseg.inference.segmenter import Prediction
+from anomalib_anoseg.inference.thresholds import Thresholds
 from anomalib_anoseg.utils.images import Pixels
 
 RED = (0, 0, 255)  # OpenCV's order of channels

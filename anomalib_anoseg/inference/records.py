@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalib_anoseg.inference.exported import Thresholds
 from anomalib_anoseg.inference.frames import Frame, reason
 from anomalib_anoseg.inference.journal import JOURNAL, Appended, entry, remove_earlier
 from anomalib_anoseg.inference.pictures import encode, find_defects, outline, overlay_suffix
 from anomalib_anoseg.inference.segmenter import Prediction
+from anomalib_anoseg.inference.thresholds import Thresholds
 from anomalib_anoseg.utils.files import complete_file
 from anomalib_anoseg.utils.images import SUFFIXES
 

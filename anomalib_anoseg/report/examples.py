@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from anomalib.data import AnomalibDataModule, ImageBatch
+from anomalib.data import ImageBatch
 from anomalib.metrics import AnomalibMetric
 from anomalib.models.components import AnomalibModule
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.transforms.v2.functional import to_pil_image
+
+from anomalib_anoseg.inference.frames import reason
+from anomalib_anoseg.inference.parallel import in_order
+from anomalib_anoseg.inference.thresholds import Thresholds
 
 SIDE = 256  # pixels of the longer side of a picture, at most
 QUALITY = 75  # of photographs; maps and masks keep every value
@@ -26,19 +30,19 @@ class Example(NamedTuple):
         name: The last folder and the file's name.
         kind: The folder, in MVTec AD's layout the kind of defect.
         defective: The truth.
-        anomalous: The verdict.
-        score: In [0, 1], 0.5 is the threshold.
+        called_defective: The verdict.
+        score: In [0, 1].
         image: Before the resize to the network's size.
         ratio: Its width over its height, in which everything is shown.
         mask: The truth, None if there is none.
         anomaly_map: Grey; a value v of the map is stored as the whole part of 256 v.
-        area: Pixels of the mask at 0.5, as a share of the image.
+        area: Pixels of the map above the pixel threshold, as a share of the image.
     """
 
     name: str
     kind: str
     defective: bool
-    anomalous: bool
+    called_defective: bool
     score: float
     image: str
     ratio: float
@@ -54,73 +58,112 @@ class Example(NamedTuple):
     @property
     def outcome(self) -> str:
         """The verdict against the truth."""
-        if self.defective == self.anomalous:
+        if self.defective == self.called_defective:
             return "correct"
         return "miss" if self.defective else "false alarm"
 
 
+class Failure(NamedTuple):
+    """An image that could not be read or judged, and why."""
+
+    name: str
+    reason: str
+
+
+def thresholds_of(model: AnomalibModule) -> Thresholds:
+    """Return the thresholds that the post-processor of a trained model applies."""
+    post: Any = model.post_processor
+    return Thresholds(
+        float(post.normalized_image_threshold), float(post.normalized_pixel_threshold)
+    )
+
+
 def answers(
     model: AnomalibModule,
-    data: AnomalibDataModule,
+    dataset: Any,
     metrics: Iterable[AnomalibMetric],
     device: torch.device,
-) -> Iterator[Example]:
-    """Give the test images to a model as an exported one would get them.
+) -> Iterator[Example | Failure]:
+    """Give the images of a data set to a model as an exported one would get them.
 
     Args:
-        model: A trained model that gives maps.
-        data: Its test images are used; it is set up here.
+        model: A trained model that gives maps, with a post-processor.
+        dataset: anomalib's; images may have different sizes.
         metrics: Updated with every image.
         device: Where the model runs.
 
     Yields:
-        One example per test image, in the order of the data.
+        One example per image in the order of the data, or why there is none.
     """
-    data.prepare_data()
-    data.setup("test")
-    data.eval_batch_size = 1  # images may have different sizes
     model = model.eval().to(device)
-    for batch in data.test_dataloader():
-        images = batch.image.to(device)
-        with torch.inference_mode():
-            answer = model(images)
-        anomaly_map = answer.anomaly_map.float().cpu()
-        mask = batch.gt_mask
-        if mask is not None:
-            size = anomaly_map.shape[-2:]
-            mask = interpolate(mask.view(-1, 1, *mask.shape[-2:]).float(), size, mode="nearest") > 0
-        seen = ImageBatch(
-            image=batch.image,
-            image_path=batch.image_path,
-            gt_label=batch.gt_label,
-            gt_mask=None if mask is None else mask[:, 0],
-            anomaly_map=anomaly_map[:, 0],
-            pred_mask=answer.pred_mask.cpu().view(anomaly_map.shape)[:, 0],
-            pred_score=answer.pred_score.float().cpu().flatten(),
-            pred_label=answer.pred_label.cpu().flatten(),
-        )
+    threshold = thresholds_of(model).pixel
+
+    def load(index: int) -> Any:
+        try:
+            return dataset.collate_fn([dataset[index]])
+        except Exception as error:  # noqa: BLE001 - one image never ends a run
+            return error
+
+    for index, batch in enumerate(in_order(load, range(len(dataset)))):
+        try:
+            if isinstance(batch, Exception):
+                raise batch  # noqa: TRY301 - one place for both
+            seen, mask = _judged(model, batch, device)
+        except Exception as error:  # noqa: BLE001
+            yield Failure(_name(dataset.samples.iloc[index].image_path), reason(error))
+            continue
         for metric in metrics:
             metric.update(seen)
-        yield from make_examples(seen, mask)
+        yield from make_examples(seen, mask, threshold)
 
 
-def make_examples(batch: Any, masks: Tensor | None) -> Iterator[Example]:
+def _judged(
+    model: AnomalibModule, batch: Any, device: torch.device
+) -> tuple[ImageBatch, Tensor | None]:
+    """Return a batch of one with its predictions, and its mask (1, 1, h, w) at the map's size."""
+    with torch.inference_mode():
+        answer = model(batch.image.to(device))
+    anomaly_map = answer.anomaly_map.float().cpu()
+    mask = batch.gt_mask
+    if mask is not None:
+        size = anomaly_map.shape[-2:]
+        mask = interpolate(mask.view(-1, 1, *mask.shape[-2:]).float(), size, mode="nearest") > 0
+    seen = ImageBatch(
+        image=batch.image,
+        image_path=batch.image_path,
+        gt_label=batch.gt_label,
+        gt_mask=None if mask is None else mask[:, 0],
+        anomaly_map=anomaly_map[:, 0],
+        pred_mask=answer.pred_mask.cpu().view(anomaly_map.shape)[:, 0],
+        pred_score=answer.pred_score.float().cpu().flatten(),
+        pred_label=answer.pred_label.cpu().flatten(),
+    )
+    return seen, mask
+
+
+def make_examples(batch: Any, masks: Tensor | None, threshold: float) -> Iterator[Example]:
     """Yield what the page shows of an ImageBatch with predictions; masks are (b, 1, h, w)."""
-    for index, path in enumerate(map(Path, batch.image_path)):
+    for index, path in enumerate(batch.image_path):
         anomaly_map = batch.anomaly_map[index][None, None]
         score = float(batch.pred_score[index])
         yield Example(
-            name=f"{path.parent.name}/{path.name}",
-            kind=path.parent.name,
+            name=_name(path),
+            kind=Path(path).parent.name,
             defective=bool(batch.gt_label[index]),
-            anomalous=bool(batch.pred_label[index]),
+            called_defective=bool(batch.pred_label[index]),
             score=score,
             image=_photograph(_small(batch.image[index][None].float())),
             ratio=batch.image.shape[-1] / batch.image.shape[-2],
             mask=None if masks is None else _levels(_small(masks[index][None].float())),
             anomaly_map=_levels(_small(anomaly_map)),
-            area=float((anomaly_map > 0.5).float().mean()),
+            area=float((anomaly_map > threshold).float().mean()),
         )
+
+
+def _name(path: str) -> str:
+    """Return the last folder and the file's name; a page is UTF-8, whatever its bytes are."""
+    name = f"{Path(path).parent.name}/{Path(path).name}"
+    return name.encode(errors="backslashreplace").decode()
 
 
 def worst_first(examples: Iterable[Example], most: int) -> list[Example]:

@@ -1,5 +1,7 @@
 """The command that looks at one trained model; apart, because it takes anomalib and torch."""
 
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,19 @@ from anomalib_anoseg.evaluation.evaluator import default_metrics
 from anomalib_anoseg.evaluation.metrics import AUPR, AUPRO
 from anomalib_anoseg.lightning_model import AnoSeg
 from anomalib_anoseg.report import plots
-from anomalib_anoseg.report.examples import Example, answers, worst_first
+from anomalib_anoseg.report.examples import Example, Failure, answers, thresholds_of, worst_first
 from anomalib_anoseg.report.pages import model_page, write
+from anomalib_anoseg.training.data_check import masks_of
+from anomalib_anoseg.training.image_reading import ImageReading
+from anomalib_anoseg.utils.images import read_header
+from anomalib_anoseg.utils.masks import check_mask
+
+EPILOG = """Verdicts, masks and areas are those of the checkpoint's own thresholds and
+sensitivities, which the page names. An image that cannot be read or judged is named on the page,
+and the others are shown. Masks are checked as anomalib test checks them.
+
+exit status: 0 every image was judged; 1 some were not; 2 wrong arguments or input; 130 interrupted.
+"""
 
 
 def page(
@@ -32,30 +45,87 @@ def page(
         device: Where the model runs: cpu, cuda, or auto for a GPU if there is one.
 
     Returns:
-        The exit status, 0.
+        The exit status: 0, or 1 if an image could not be read or judged.
 
     Raises:
         FileNotFoundError: If there is no checkpoint.
-        ValueError: If it is truncated, or of another model.
+        ValueError: If it is truncated, or of another model; if there is no such device; or if a
+            mask cannot be that of its image.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    where = find_device(device)
     model = AnoSeg.load_from_checkpoint(ckpt_path, map_location="cpu")
     metrics: list[Any] = [*default_metrics()]
     scores: dict[bool, list[float]] = {False: [], True: []}
+    failures: list[Failure] = []
 
-    def noted(example: Example) -> Example:
-        scores[example.defective].append(example.score)
-        return example
+    def noted(answered: Iterable[Example | Failure]) -> Iterator[Example]:
+        for answer in answered:
+            if isinstance(answer, Example):
+                scores[answer.defective].append(answer.score)
+                yield answer
+            else:
+                failures.append(answer)
+                tqdm.write(f"{answer.name}: {answer.reason}", file=sys.stderr)
 
-    seen = answers(model, data, metrics, torch.device(device))
-    examples = worst_first((noted(e) for e in tqdm(seen, unit="image")), most)
-    values = {m.name: m.compute() for m in metrics if m.update_called}
-    figures = {name: float(value) for name, value in values.items() if value is not None}
-    svgs = {"Scores": plots.score_histogram(scores[False], scores[True])}
-    for metric in metrics:
-        if metric.name not in figures:
-            continue
+    data.prepare_data()
+    data.setup("test")
+    dataset: Any = data.test_data
+    check_masks(dataset)
+    reading = ImageReading()
+    reading.lend(dataset)
+    try:
+        seen = answers(model, dataset, metrics, where)
+        examples = worst_first(noted(tqdm(seen, total=len(dataset), unit="image")), most)
+    finally:
+        reading.take_back()
+    thresholds = thresholds_of(model)
+    svgs = {"Scores": plots.score_histogram(scores[False], scores[True], thresholds.image)}
+    figures, curves = _measured(metrics)
+    title = f"AnoSeg on {'/'.join(filter(None, (data.name, getattr(data, 'category', None))))}"
+    of = len(scores[False]) + len(scores[True])
+    write(output, model_page(title, figures, svgs | curves, examples, failures, thresholds, of))
+    print(output)  # noqa: T201
+    return 1 if failures else 0
+
+
+def find_device(name: str) -> torch.device:
+    """Return a device that is there.
+
+    Raises:
+        ValueError: If it is not; the message names those that are.
+    """
+    there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    there += ["mps"] if torch.backends.mps.is_available() else []
+    there += [f"xpu:{index}" for index in range(torch.xpu.device_count())]
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not any(name in (known, known.partition(":")[0]) for known in there):
+        msg = f"--device {name} is not there; this computer has {', '.join(there)}, or auto"
+        raise ValueError(msg)
+    return torch.device(name)
+
+
+def check_masks(dataset: Any) -> None:
+    """Refuse masks that cannot be meant, as ``anomalib test`` does.
+
+    Raises:
+        OSError: If a mask is missing.
+        ValueError: If one has another size than its image, or more than two values.
+    """
+    for image, mask in masks_of(dataset):
+        try:
+            read_header(Path(image))
+        except (OSError, ValueError):
+            continue  # the page says so where it shows the images
+        check_mask(Path(image), Path(mask))
+
+
+def _measured(metrics: list[Any]) -> tuple[dict[str, float], dict[str, str]]:
+    """Return the values of the metrics, and the curves behind some of them as SVG."""
+    values = {metric: metric.compute() for metric in metrics if metric.update_called}
+    values = {metric: value for metric, value in values.items() if value is not None}
+    svgs = {}
+    for metric in values:
         if isinstance(metric, AUPR):
             x, y = (values.numpy() for values in metric.curve())
             svgs["Precision and recall of pixels"] = plots.curve(x, y, "recall", "precision")
@@ -64,8 +134,4 @@ def page(
             svgs["Overlap of defects (PRO)"] = plots.curve(
                 x, y, "false positive rate", "overlap", limit=metric.fpr_limit
             )
-    title = f"AnoSeg on {'/'.join(filter(None, (data.name, getattr(data, 'category', None))))}"
-    tested = len(scores[False]) + len(scores[True])
-    write(output, model_page(title, figures, svgs, examples, tested))
-    print(output)  # noqa: T201
-    return 0
+    return {metric.name: float(value) for metric, value in values.items()}, svgs

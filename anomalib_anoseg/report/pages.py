@@ -8,13 +8,14 @@ import matplotlib as mpl
 import numpy as np
 from markupsafe import Markup
 
+from anomalib_anoseg.inference.thresholds import Thresholds
 from anomalib_anoseg.report import plots
 from anomalib_anoseg.report.comparison import Table, missing, provenance
 from anomalib_anoseg.report.runs import METRICS, Results
 from anomalib_anoseg.utils.files import complete_file
 
 if TYPE_CHECKING:  # a comparison needs no torch
-    from anomalib_anoseg.report.examples import Example
+    from anomalib_anoseg.report.examples import Example, Failure
 
 # What a figure says, in one sentence.
 EXPLANATIONS = {
@@ -53,7 +54,13 @@ def comparison_page(results: Results, tables: list[Table]) -> str:
 
 
 def model_page(
-    title: str, figures: dict[str, float], svgs: dict[str, str], examples: "list[Example]", of: int
+    title: str,
+    figures: dict[str, float],
+    svgs: dict[str, str],
+    examples: "list[Example]",
+    failures: "list[Failure]",
+    thresholds: Thresholds,
+    of: int,
 ) -> str:
     """Return the page about one trained model.
 
@@ -62,7 +69,9 @@ def model_page(
         figures: Values of metrics by anomalib's names, those of ``METRICS``.
         svgs: Plots by their titles.
         examples: Of images, in the order in which they are shown at first.
-        of: How many images were tested.
+        failures: Images that could not be read or judged.
+        thresholds: Those that verdicts and areas were taken at.
+        of: How many images were judged.
     """
     colours = mpl.colormaps["inferno"](np.arange(256), bytes=True)[:, :3]
     return _render(
@@ -71,6 +80,8 @@ def model_page(
         figures=[(METRICS[name], value, EXPLANATIONS[name]) for name, value in figures.items()],
         svgs={name: Markup(svg) for name, svg in svgs.items()},  # noqa: S704 - without any names
         examples=examples,
+        failures=failures,
+        thresholds=thresholds,
         of=of,
         kinds=sorted({example.kind for example in examples}),
         colours=colours.tolist(),

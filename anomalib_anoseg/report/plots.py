@@ -23,13 +23,13 @@ STYLE: Any = {
 GOOD, BAD = "#2b8cbe", "#e6550d"  # told apart also by the colour-blind, on light and on dark
 
 
-def score_histogram(good: list[float], bad: list[float]) -> str:
+def score_histogram(good: list[float], bad: list[float], threshold: float) -> str:
     """Return the scores of good and defective images, and the threshold between them."""
     with rc_context(STYLE):
         figure, axes = _axes("image score", "images")
         bins = np.linspace(0, 1, 31).tolist()
         axes.hist([good, bad], bins, color=[GOOD, BAD], label=["good", "defective"], stacked=True)
-        axes.axvline(0.5, color=TEXT, linestyle=":", label="threshold")
+        axes.axvline(threshold, color=TEXT, linestyle=":", label="threshold")
         axes.legend(frameon=False)
         return _svg(figure)
 

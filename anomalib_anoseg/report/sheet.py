@@ -1,22 +1,29 @@
-"""See what the generator makes of your own images.
+"""See what the generator makes of your own images."""
 
-python -m anomalib_anoseg.report.sheet FOLDER --generator.patches [1,3] --generator.scar_share 0.3
-"""
-
+import sys
 from pathlib import Path
 
 import torch
-from jsonargparse import auto_cli
-from torchvision.io import ImageReadMode, decode_image
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2.functional import to_dtype, to_image
 from torchvision.utils import make_grid, save_image
 
 from anomalib_anoseg.anomaly_generator import AnomalyGenerator
+from anomalib_anoseg.inference.files import images_below
+from anomalib_anoseg.inference.frames import reason
 from anomalib_anoseg.pre_processor import MatrixResize
+from anomalib_anoseg.utils.checks import require_positive
+from anomalib_anoseg.utils.files import complete_file
+from anomalib_anoseg.utils.images import read_image
 
-SUFFIXES = {".bmp", ".jpg", ".jpeg", ".png", ".webp"}
+EPILOG = """Laws of the anomalies are given one by one, such as --generator.patches [1,3].
+
+exit status: 0 every chosen image is drawn; 1 some could not be read; 2 wrong arguments or input.
+"""
 
 
-def contact_sheet(
+def sheet(
     folder: Path,
     output: Path = Path("sheet.png"),
     rows: int = 8,
@@ -24,7 +31,7 @@ def contact_sheet(
     size: int = 256,
     seed: int = 0,
     generator: AnomalyGenerator = AnomalyGenerator(synthetic_share=1.0),  # noqa: B008
-) -> None:
+) -> int:
     """Draw synthetic anomalies of the images of a folder, each as image, synthetic image and mask.
 
     Args:
@@ -36,24 +43,45 @@ def contact_sheet(
         seed: Seed of the draws.
         generator: The laws of the synthetic anomalies.
 
+    Returns:
+        The exit status: 0, or 1 if an image could not be read.
+
     Raises:
         FileNotFoundError: If the folder holds no images.
+        ValueError: If none of those that were chosen can be read, or a number is not positive.
     """
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-    if not paths:
-        msg = f"no images ({', '.join(sorted(SUFFIXES))}) under {folder}"
-        raise FileNotFoundError(msg)
+    for name, value in {"rows": rows, "columns": columns, "size": size}.items():
+        require_positive(name, value)
+    paths = [path for path in images_below(folder) if path.resolve() != output.resolve()]
     count = min(len(paths), rows * columns)
     chosen = [paths[i * len(paths) // count] for i in range(count)]
-    resize = MatrixResize((size, size))
-    images = torch.stack(
-        [resize(decode_image(str(p), ImageReadMode.RGB).float() / 255) for p in chosen]
-    )
-    synthetic, masks = generator(images, torch.Generator().manual_seed(seed))
-    triples = torch.stack([images, synthetic, masks.expand_as(images)], dim=1).flatten(0, 1)
-    save_image(make_grid(triples, nrow=3 * columns, padding=4), output)
-    print(f"{count} images of {folder}: {output}")  # noqa: T201
+    images = [image for image in (_read(path, size) for path in chosen) if image is not None]
+    if not images:
+        msg = f"{folder}: no image could be read"
+        raise ValueError(msg)
+    good = torch.stack(images)
+    synthetic, masks = generator(good, torch.Generator().manual_seed(seed))
+    triples = torch.stack([good, synthetic, masks.expand_as(good)], dim=1).flatten(0, 1)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with complete_file(output) as part:
+        save_image(make_grid(triples, nrow=3 * columns, padding=4), part, _format(output))
+    print(f"{len(images)} images of {folder}: {output}")  # noqa: T201
+    return 1 if len(images) < len(chosen) else 0
 
 
-if __name__ == "__main__":
-    auto_cli(contact_sheet)
+def _format(output: Path) -> str:
+    known = Image.registered_extensions()
+    if output.suffix.lower() not in known:
+        msg = f"output must end as a picture does, such as .png, got {output.name}"
+        raise ValueError(msg)
+    return known[output.suffix.lower()]
+
+
+def _read(path: Path, size: int) -> Tensor | None:
+    try:
+        image = to_dtype(to_image(read_image(path)), torch.float32, scale=True)
+        resized: Tensor = MatrixResize((size, size))(image)
+    except Exception as error:  # noqa: BLE001 - one image never ends a run
+        print(f"{path}: {reason(error).removeprefix(f'cannot read {path}: ')}", file=sys.stderr)  # noqa: T201
+        return None
+    return resized.as_subclass(Tensor)

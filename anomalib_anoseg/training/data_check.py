@@ -56,7 +56,7 @@ class DataCheck(Callback):
         if stage == "fit":
             _warn_of_darkness(headers)
         if stage in ("fit", "test"):
-            masks = [pair for d in _datasets(trainer, stage) for pair in _masks(d)]
+            masks = [pair for d in _datasets(trainer, stage) for pair in masks_of(d)]
             _check_masks(dict.fromkeys(masks), grey_is_error=stage == "test")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -109,7 +109,8 @@ def _images(dataset: Any) -> Iterator[Path]:
     yield from map(Path, (*paths, *getattr(dataset, "image_filenames", ())))
 
 
-def _masks(dataset: Any) -> Iterator[tuple[str, str]]:
+def masks_of(dataset: Any) -> Iterator[tuple[str, str]]:
+    """Yield each image that has a mask, and the mask."""
     samples = dataset.samples if isinstance(dataset, AnomalibDataset) else {}
     # Some data sets have several masks per image and read them in their own way.
     if "mask_path" in samples:

@@ -78,7 +78,7 @@ function sort(button) {
 }
 
 byId("threshold").addEventListener("input", () => {
-  byId("value").textContent = Number(byId("threshold").value).toFixed(2);
+  byId("value").textContent = Number(byId("threshold").value).toFixed(3);
   rows.forEach(drawMask);
 });
 byId("kind").addEventListener("change", filter);
