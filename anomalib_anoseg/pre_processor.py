@@ -29,7 +29,8 @@ class PreProcessor(AnomalibPreProcessor):
         if min(height, width) < 1:
             msg = f"image_size must be positive, got {(height, width)}"
             raise ValueError(msg)
-        super().__init__(transform=MatrixResize((height, width)))
+        super().__init__()
+        self._resize_to((height, width))
 
     def checkpoint_config(self) -> dict[str, Any]:
         """Return the size as plain data, and torchvision's nearest equivalent beside it.
@@ -47,7 +48,15 @@ class PreProcessor(AnomalibPreProcessor):
         if size is None:
             super().load_checkpoint_config(config)
         else:
-            self.transform = self.export_transform = MatrixResize(tuple(size))
+            self._resize_to(tuple(size))
+
+    def _resize_to(self, size: tuple[int, int]) -> None:
+        """Set what the engine and what ``forward`` uses; anomalib's own copy has no antialias.
+
+        Two modules: torch.export makes classes of the same name from one that has two names, after
+        which a bare ``--model AnoSeg`` is ambiguous until they are collected.
+        """
+        self.transform, self.export_transform = MatrixResize(size), MatrixResize(size)
 
 
 BLOCK = 16  # rows; of 4, 8, 16 and 32 the fastest in OpenVINO

@@ -144,6 +144,7 @@ def test_size_survives_the_checkpoint() -> None:
     restored.load_checkpoint_config(saved)
     image = texture((300, 200))
     assert torch.equal(restored(image), PreProcessor((96, 128))(image))
+    assert restored.transform is not restored.export_transform  # see PreProcessor._resize_to
     # anomalib's own PreProcessor restores its nearest equivalent, instead of nothing.
     host = AnomalibPreProcessor()
     host.load_checkpoint_config(saved)
