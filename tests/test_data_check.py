@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from anomalib.data import Folder, ImageBatch, PredictDataset
+from anomalib.data import Folder, ImageBatch, ImageItem, PredictDataset
 from anomalib.data.datasets.image.folder import FolderDataset
 from conftest import photographs, quiet_engine, segmenter
 from lightning.pytorch import Trainer
@@ -17,8 +17,10 @@ from torch.utils.data import DataLoader
 from torchvision.utils import save_image
 
 from anomalib_anoseg.evaluation.evaluator import Evaluator
+from anomalib_anoseg.evaluation.visualizer import ImageVisualizer
 from anomalib_anoseg.training.data_check import DataCheck
 from anomalib_anoseg.training.image_reading import ImageReading
+from anomalib_anoseg.utils.images import read_image, to_8_bits
 from anomalib_anoseg.utils.masks import check_mask
 
 
@@ -198,6 +200,22 @@ def test_a_users_own_data_set_reads_through_super(root: Path) -> None:
     assert 1.2 < dataset[0].image.mean() < 1.8
     reading.take_back()
     assert type(dataset) is Brighter
+
+
+def test_pictures_show_images_as_they_were_read(root: Path) -> None:
+    """Of 16 bits, and turned: the map lies where the defect is."""
+    deep(root)
+    with_orientation(root / "turned.png", 6, Image.linear_gradient("L").resize((96, 64)))
+    item: dict[str, Any] = {"image": torch.zeros(3, 64, 64), "anomaly_map": torch.zeros(64, 64)}
+    draw = ImageVisualizer(fields=["image"], overlay_fields=[], field_size=(64, 96),
+                           text_config={"enable": False})  # fmt: skip
+    for path in (root / "bad/0.png", root / "turned.png"):
+        picture = draw.visualize(ImageItem(**item, image_path=str(path)))
+        shown = np.asarray(picture.convert("RGB"))[:, :64]  # overlays follow on the right
+        expected = Image.fromarray(to_8_bits(read_image(path))).resize((64, 96))
+        assert (shown == np.asarray(expected)).all(), path
+        assert 40 < shown.mean() < 215
+    assert type(segmenter(visualizer=True).visualizer) is ImageVisualizer
 
 
 @pytest.mark.parametrize("dark", [True, False])

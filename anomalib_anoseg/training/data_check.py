@@ -14,7 +14,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from anomalib_anoseg.training.image_reading import ImageReading, datasets_of
-from anomalib_anoseg.utils.images import Header, read_header, read_image
+from anomalib_anoseg.utils.image_header import Header, read_header
+from anomalib_anoseg.utils.images import read_image
 from anomalib_anoseg.utils.masks import GreyMaskError, check_mask
 
 SUBSETS = {

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from anomalib_anoseg.utils.images import Header, read_header
+from anomalib_anoseg.utils.image_header import Header, read_header
 
 SIDEWAYS = (5, 6, 7, 8)  # EXIF's orientations that swap height and width
 
