@@ -98,10 +98,21 @@ def test_grey_in_a_test_mask_warns_in_fit_and_refuses_test(root: Path, spoil: An
         checked("fit", whole(root))
 
 
-def test_a_mask_that_is_no_image_is_named(root: Path) -> None:
-    (root / "masks/0.png").write_text("hello")
-    with pytest.raises(ValueError, match=r"cannot read mask .*masks/0.png"):
-        check_mask(root / "bad/0.png", root / "masks/0.png")
+def test_a_mask_that_cannot_be_read_is_named(root: Path) -> None:
+    whole = (root / "masks/1.png").read_bytes()
+    for content in (b"", b"hello", whole[:60]):
+        (root / "masks/0.png").write_bytes(content)
+        with pytest.raises(ValueError, match=r"cannot read .*masks/0.png: "):
+            check_mask(root / "bad/0.png", root / "masks/0.png")
+
+
+def test_masks_of_other_depths_pass(root: Path) -> None:
+    """anomalib reads them rightly: whatever is above 0 is a defect."""
+    zeros = np.zeros((96, 96))
+    zeros[4:9, 4:9] = 1
+    for kind in (np.uint16, np.int32, np.float32):
+        Image.fromarray(zeros.astype(kind)).save(root / "mask.tif")
+        check_mask(root / "bad/0.png", root / "mask.tif")
 
 
 def with_orientation(path: Path, orientation: int, picture: Image.Image) -> None:

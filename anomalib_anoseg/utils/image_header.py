@@ -96,14 +96,19 @@ def parse_header(file: BinaryIO, page: int = 0) -> Header:
     file.seek(0)
     with Image.open(file) as image:
         width, height = image.size
-        # Pillow would decode a whole PNG to look for EXIF data behind the pixels.
-        known = image.format != "PNG" or "exif" in image.info
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1) if known else 1
+        orientation = orientation_of(image)
         if orientation in TURNS and TURNS[orientation][0]:
             width, height = height, width
         # What a phone adds to a JPEG (MPO) is a preview or a depth map, not another picture.
         pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     return Header(height, width, orientation, pages, depth)
+
+
+def orientation_of(image: Image.Image) -> int:
+    """Return EXIF's number for an image of Pillow's that is not decoded yet."""
+    # Pillow would decode a whole PNG to look for EXIF data behind the pixels.
+    known = image.format != "PNG" or "exif" in image.info
+    return int(image.getexif().get(ExifTags.Base.Orientation, 1)) if known else 1
 
 
 def _read_tags(pages: list[dict[int, Any]], page: int) -> Header:
