@@ -31,8 +31,8 @@ LOOKED_AT = 8  # deep images whose brightness is measured, evenly spread; the ot
 class DataCheck(Callback):
     """Have data sets read their images rightly; refuse files that cannot be meant, by name.
 
-    From their headers: of 2,500 images that takes a quarter of a second. A file that is damaged
-    further on is named by the reader when its turn comes.
+    By their headers: 2,500 take 0.2 s (PNG) to 1.3 s (TIFF). A file that is damaged further on is
+    named by the reader when its turn comes.
     """
 
     def __init__(self) -> None:
