@@ -15,13 +15,8 @@ from anomalib.data.utils.image import IMG_EXTENSIONS
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin
 
-from anomalib_anoseg.utils.images import (
-    SUFFIXES,
-    count_pages,
-    find_images,
-    read_header,
-    read_image,
-)
+from anomalib_anoseg.utils.image_header import read_header
+from anomalib_anoseg.utils.images import SUFFIXES, count_pages, find_images, read_image
 
 RNG = np.random.default_rng(0)
 GREY, COLOURS = (RNG.integers(0, 2**16, size, dtype=np.uint16) for size in ((37, 53), (37, 53, 3)))

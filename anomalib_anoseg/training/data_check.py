@@ -14,7 +14,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from anomalib_anoseg.training.image_reading import ImageReading, datasets_of
-from anomalib_anoseg.utils.images import Header, read_header, read_image
+from anomalib_anoseg.utils.image_header import Header, read_header
+from anomalib_anoseg.utils.images import read_image
 from anomalib_anoseg.utils.masks import GreyMaskError, check_mask
 
 SUBSETS = {
@@ -30,8 +31,8 @@ LOOKED_AT = 8  # deep images whose brightness is measured, evenly spread; the ot
 class DataCheck(Callback):
     """Have data sets read their images rightly; refuse files that cannot be meant, by name.
 
-    From their headers: of 2,500 images that takes a quarter of a second. A file that is damaged
-    further on is named by the reader when its turn comes.
+    By their headers: 2,500 take 0.2 s (PNG) to 1.3 s (TIFF). A file that is damaged further on is
+    named by the reader when its turn comes.
     """
 
     def __init__(self) -> None:

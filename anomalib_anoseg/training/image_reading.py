@@ -7,7 +7,7 @@ inferencers, given a path, use it as well, and are not ours to change: give them
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from types import FunctionType, new_class
+from types import new_class
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from anomalib_anoseg.utils.images import read_image
+from anomalib_anoseg.utils.rebinding import calls, rebound
 
 READER = "read_image"  # anomalib's function, by the name its data sets call it
 
@@ -50,19 +51,13 @@ def _with_our_reader(kind: Any) -> Any:
     """
     for owner in kind.__mro__:
         theirs = vars(owner).get("__getitem__")
-        if isinstance(theirs, FunctionType) and READER in theirs.__code__.co_names:
+        if calls(theirs, READER):
             break
     else:
         return kind
-    if theirs.__globals__.get(READER) is _read:
+    if theirs.__globals__[READER] is _read:
         return kind
-    ours = FunctionType(
-        theirs.__code__,
-        theirs.__globals__ | {READER: _read},
-        theirs.__name__,
-        theirs.__defaults__,
-        theirs.__closure__,
-    )
+    ours = rebound(theirs, **{READER: _read})
     reading = _subclass("Reading", (owner,), __getitem__=ours)
     bases = (reading,) if owner is kind else (kind, reading)
     members = {"__module__": __name__, "__reduce_ex__": _reduce, "_theirs": kind}

@@ -2,9 +2,14 @@
 
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from anomalib_anoseg.utils.images import Header, read_header
+from anomalib_anoseg.utils.image_header import (
+    Header,
+    naming_file,
+    orientation_of,
+    read_header,
+)
 
 SIDEWAYS = (5, 6, 7, 8)  # EXIF's orientations that swap height and width
 
@@ -22,20 +27,15 @@ def check_mask(image_path: Path, mask_path: Path) -> Header:
         The header of the image.
 
     Raises:
-        OSError: If one of the files is missing.
+        OSError: If there is no such image.
         GreyMaskError: If the mask has more than two values, and nothing worse is wrong with it.
         ValueError: If it has another size than the image, an orientation, or cannot be read.
     """
     image = read_header(image_path)
-    try:
-        with Image.open(mask_path) as mask:
-            # Before convert(), which turns some formats.
-            orientation = read_header(mask_path).orientation
-            width, height = mask.size
-            values = mask.convert("L").histogram()
-    except (SyntaxError, UnidentifiedImageError) as error:
-        msg = f"cannot read mask {mask_path}: not an image, or damaged"
-        raise ValueError(msg) from error
+    with naming_file(mask_path), Image.open(mask_path) as mask:
+        orientation = orientation_of(mask)  # before convert(), which turns a TIFF
+        width, height = mask.size
+        values = mask.convert("L").histogram()
     if orientation != 1:
         msg = f"mask {mask_path} has an EXIF orientation, {orientation}: save it upright, as PNG"
         raise ValueError(msg)
