@@ -25,7 +25,7 @@ from torch import Tensor
 from anomalib_anoseg import AnomalyGenerator, AnoSeg
 from anomalib_anoseg.evaluation.metrics import AUPR, AUPRO, AUROC, F1Score, IoU, IoUMax
 from anomalib_anoseg.inference.command import infer
-from anomalib_anoseg.inference.records import COLUMNS
+from anomalib_anoseg.inference.records import Row
 from anomalib_anoseg.synthesis.variation import Variation
 from anomalib_anoseg.torch_model import AnoSegModel
 
@@ -220,14 +220,14 @@ def test_files_for_inference(
     status = infer(exported, str(folder), out)
     with (out / "results.csv").open(newline="") as lines:
         header, *rows = csv.reader(lines)
-    assert tuple(header) == COLUMNS
+    assert tuple(header) == Row._fields
     assert [row[0] for row in rows] == images
     assert status == any(row[-1] for row in rows)
     for name, score, label, area, _, error in rows:
-        assert bool(score) != bool(error)
+        assert bool(score) != bool(error)  # none of these can be judged and not drawn
         mask = out / "masks" / (name if name.endswith(".png") else f"{name}.png")
         assert mask.is_file() == bool(score)
         if score:
-            assert label == ("anomalous" if float(score) > 0.5 else "normal")
+            assert label == ("defective" if float(score) > 0.5 else "good")
             assert int(area) == (cv2.imread(str(mask), cv2.IMREAD_UNCHANGED) > 0).sum()
     assert not [*out.rglob("*.part")]

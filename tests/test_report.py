@@ -20,12 +20,16 @@ from anomalib.engine import Engine
 from conftest import photographs
 from PIL import Image
 
-from anomalib_anoseg import AnoSeg, PreProcessor, SurfaceDemo
+from anomalib_anoseg import AnoSeg, PostProcessor, PreProcessor, SurfaceDemo
+from anomalib_anoseg.__main__ import COMMANDS
+from anomalib_anoseg.inference.thresholds import Thresholds
 from anomalib_anoseg.report.comparison import Cell, compare, markdown, missing
-from anomalib_anoseg.report.examples import Example, make_examples, worst_first
+from anomalib_anoseg.report.examples import Example, Failure, make_examples, worst_first
 from anomalib_anoseg.report.pages import comparison_page, model_page
 from anomalib_anoseg.report.runs import Results, Run, read_results
+from anomalib_anoseg.utils.configs import config_path
 
+HALF = Thresholds(0.5, 0.5)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 NASTY = "<img src=x onerror=alert(1)>|`"
 
@@ -144,21 +148,50 @@ def test_wrong_results_are_one_line_with_their_name(content: str | None, tmp_pat
     assert "no results in" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["infer", "report", "page"])
+@pytest.mark.parametrize("name", ["infer", "report", "page", "sheet"])
 def test_each_command_has_help(name: str) -> None:
     done = command(name, "--help")
     assert done.returncode == 0
     assert "--output" in done.stdout
-    assert command("other").returncode == 2
+    assert f"usage: anomalib-anoseg {name}" in done.stdout
+    assert name == "report" or "exit status: 0" in done.stdout
+
+
+def test_the_list_of_commands_needs_no_torch() -> None:
+    code = "import sys; sys.argv[1:] = {}; from anomalib_anoseg.__main__ import main\n"
+    code += "try: status = main()\nexcept SystemExit as end: status = end.code\n"
+    code += "assert 'torch' not in sys.modules; sys.exit(status)"
+    for arguments, status in ((["--help"], 0), (["config"], 0), (["other"], 2), ([], 2)):
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(arguments)],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == status, done.stderr
+        assert "Traceback" not in done.stderr
+    for name in COMMANDS:
+        assert f"  {name}  " in command("--help").stdout
+
+
+def test_configurations_have_names() -> None:
+    names = command("config").stdout.split()
+    assert {"cpu", "fast", "paper", "benchmark/demo"} <= set(names)
+    for name in names:
+        assert config_path(name).suffix == ".yaml"
+        assert config_path(name).is_file()
+    assert command("config", "cpu").stdout == f"{config_path('cpu')}\n"
+    done = command("config", "gpu")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "cpu, fast" in done.stderr
 
 
 def test_names_are_escaped() -> None:
     results = Results([run(NASTY, NASTY, 0.5), run("B", NASTY, 0.4)], {NASTY: 1.0, "B": 2.0})
     tables = compare(results.runs)
     example = Example(NASTY, NASTY, True, False, 0.2, "data:,", 1.0, None, "data:,", 0.0)
+    failure = Failure(NASTY, NASTY)
     for page in (
         comparison_page(results, tables),
-        model_page(NASTY, {"pixel_IoU": 0.5}, {}, [example], 1),
+        model_page(NASTY, {"pixel_IoU": 0.5}, {}, [example], [failure], HALF, 1),
         markdown(tables, results.runs),
     ):
         assert "<img src=x" not in page
@@ -179,7 +212,7 @@ def test_the_worst_are_kept() -> None:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory, demo_root: Path) -> tuple[Path, AnoSeg]:
-    """Train for a moment, and write the page as a user would."""
+    """Train for a moment, and write the page as a user would; not at thresholds of 0.5."""
     folder = tmp_path_factory.mktemp("page")
     data = SurfaceDemo(demo_root, category="part", train_batch_size=4, num_workers=0)
     model = AnoSeg(
@@ -187,6 +220,7 @@ def page(tmp_path_factory: pytest.TempPathFactory, demo_root: Path) -> tuple[Pat
         adversarial_weight=0,
         reconstruction_weight=0,
         pre_processor=PreProcessor((64, 96)),
+        post_processor=PostProcessor(image_sensitivity=0.6, pixel_sensitivity=0.7),
         visualizer=False,
         evaluator=False,
         seed=0,
@@ -225,8 +259,13 @@ def test_maps_and_verdicts_are_the_models(page: tuple[Path, AnoSeg], demo_root: 
         levels = np.asarray(picture.convert("L"))
         expected = (answer.anomaly_map[0, 0] * 256).clamp(0, 255).byte().numpy()
         assert np.abs(levels.astype(int) - expected).max() <= 1
-        undecided = (answer.anomaly_map - 0.5).abs()[0, 0].numpy() < 1e-4
-        assert (((levels >= 128) == answer.pred_mask[0, 0].numpy()) | undecided).all()
+        undecided = (answer.anomaly_map - 0.3).abs()[0, 0].numpy() < 1 / 256
+        assert (((levels > 0.3 * 256) == answer.pred_mask[0, 0].numpy()) | undecided).all()
+        area = re.search(r'data-area="([^"]+)"', row)
+        assert area is not None
+        assert float(area[1]) == pytest.approx(float(answer.pred_mask.float().mean()), abs=1e-3)
+    assert "defective above a score of 0.4, a pixel above 0.3 of" in html
+    assert 'step="0.001" value="0.300"' in html
 
 
 @pytest.mark.slow
@@ -248,8 +287,8 @@ def test_a_page_of_200_images_is_small() -> None:
         pred_score=torch.ones(1),
         pred_label=torch.ones(1, dtype=torch.bool),
     )
-    (example,) = make_examples(batch, torch.ones(1, 1, 256, 256))
-    assert len(model_page("200", {}, {}, 200 * [example], 200)) < 15e6
+    (example,) = make_examples(batch, torch.ones(1, 1, 256, 256), 0.5)
+    assert len(model_page("200", {}, {}, 200 * [example], [], HALF, 200)) < 15e6
 
 
 @pytest.mark.slow
@@ -261,6 +300,45 @@ def test_a_checkpoint_that_is_none_is_one_line(page: tuple[Path, AnoSeg], tmp_pa
         done = command("page", "--ckpt_path", path, "--data", "SurfaceDemo")
         assert done.returncode == 2
         assert f"error: {path}: " in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("page")
+def test_one_bad_image_is_an_entry_and_a_bad_mask_is_refused(
+    page: tuple[Path, AnoSeg], demo_root: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(demo_root / "part", root / "part")
+    bad, deep = sorted((root / "part/test/good").glob("*.png"))[:2]
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:200])
+    grey = np.asarray(Image.open(deep).convert("L")).astype(np.uint16) * 257
+    Image.fromarray(grey).save(deep)
+    arguments = [
+        "--ckpt_path", page[0].parent / "model.ckpt", "--output", tmp_path / "page.html",
+        "--data", "Folder", "--data.name", "part", "--data.root", root / "part",
+        "--data.normal_dir", "train/good", "--data.normal_test_dir", "test/good",
+        "--data.abnormal_dir", "test/hole", "--data.mask_dir", "ground_truth/hole",
+    ]  # fmt: skip
+    done = command("page", *arguments, "--device", "cpu")
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    html = (tmp_path / "page.html").read_text()
+    assert re.search(rf"<li>good/{bad.name}: .+</li>", html)
+    assert f'data-name="good/{bad.name}"' not in html
+    assert f'data-name="good/{deep.name}"' in html
+
+    mask = min((root / "part/ground_truth/hole").glob("*.png"))
+    Image.open(mask).resize((30, 20)).save(mask)
+    for options, words in (
+        (("--device", "cpu"), f"mask {mask} has 20 x 30 pixels"),
+        (("--device", "cuda:9"), "--device cuda:9 is not there; this computer has cpu"),
+    ):
+        done = command("page", *arguments, *options)
+        assert done.returncode == 2
+        (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert words in line
         assert "Traceback" not in done.stderr
 
 
