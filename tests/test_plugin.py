@@ -247,7 +247,7 @@ benchmark:
     class_path: SurfaceDemo
     init_args:
       root: {demo_root}
-      category: texture
+      category: part
 """)
     installed.anomalib("benchmark", "--config", str(config))
     # It exits with 0 even if every job failed: read what it wrote.
