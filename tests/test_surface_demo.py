@@ -14,7 +14,9 @@ from anomalib_anoseg.data.part import PLACES, Assembly, render
 # published figures were measured on.
 PIXELS = {
     "train/good/000.png": [26, 34, 32, 24, 28, 169, 169, 163, 29, 189, 185, 156, 33, 175, 177, 99],
-    "test/displaced/001.png": [32, 24, 32, 34, 27, 156, 163, 98, 23, 145, 152, 141, 24, 131, 135, 98],
+    "test/displaced/001.png": [
+        32, 24, 32, 34, 27, 156, 163, 98, 23, 145, 152, 141, 24, 131, 135, 98,
+    ],
 }  # fmt: skip
 
 
