@@ -123,6 +123,13 @@ def test_configurations_travel_in_the_wheel(installed: Environment) -> None:
     assert {path.relative_to(shipped) for path in shipped.rglob("*.*")} == configs
     for path in configs:
         assert (shipped / path).read_bytes() == (PROJECT / "configs" / path).read_bytes()
+    # Also those that name other files.
+    installed.script(f"""
+from pathlib import Path
+from anomalib.models import AnoSeg
+for path in sorted(Path({str(shipped)!r}).glob("*.yaml")):
+    AnoSeg.from_config(path)
+""")
 
 
 def test_dotted_name_and_fit(installed: Environment, trained: list[str]) -> None:
