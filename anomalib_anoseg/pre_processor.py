@@ -47,7 +47,10 @@ class PreProcessor(AnomalibPreProcessor):
         if size is None:
             super().load_checkpoint_config(config)
         else:
-            self.transform = self.export_transform = MatrixResize(tuple(size))
+            # One module under two names would make torch.export derive classes from those of the
+            # whole model, with the same names: "Multiple subclasses with name AnoSeg".
+            self.transform = MatrixResize(tuple(size))
+            self.export_transform = MatrixResize(tuple(size))
 
 
 BLOCK = 16  # rows; of 4, 8, 16 and 32 the fastest in OpenVINO
