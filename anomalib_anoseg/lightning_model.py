@@ -14,14 +14,12 @@ from typing import Any, Literal
 import torch
 from anomalib import LearningType
 from anomalib.data import AnomalibDataModule, ImageBatch
-from anomalib.engine.plugins import AnomalibCheckpointIO
 from anomalib.metrics import Evaluator as AnomalibEvaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import MEBinPostProcessor
 from anomalib.post_processing import PostProcessor as AnomalibPostProcessor
 from anomalib.pre_processing import PreProcessor as AnomalibPreProcessor
 from anomalib.visualization import Visualizer
-from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.precision import MixedPrecision
@@ -40,7 +38,6 @@ from anomalib_anoseg.post_processor import PostProcessor
 from anomalib_anoseg.pre_processor import PreProcessor
 from anomalib_anoseg.synthesis.variation import Variation
 from anomalib_anoseg.torch_model import AnoSegModel, Segmentation, check_images
-from anomalib_anoseg.training.checkpoint_io import WholeCheckpoints
 from anomalib_anoseg.training.data_check import DataCheck
 from anomalib_anoseg.training.last_checkpoint import LastCheckpoint
 from anomalib_anoseg.training.learning_rate import resume_with, warmup_cosine
@@ -49,6 +46,7 @@ from anomalib_anoseg.training.random_draws import RandomDraws, own_draws
 from anomalib_anoseg.training.restoration import (
     is_resumed,
     kind_of,
+    name_what_export_forgets,
     plain,
     restore_component,
     restored_arguments,
@@ -253,12 +251,10 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
             ValueError: If validation is asked for and the data module has no images for it.
         """
         super().setup(stage)
-        strategy = self.trainer.strategy
-        if type(strategy.checkpoint_io) in {
-            TorchCheckpointIO,
-            AnomalibCheckpointIO,
-        }:  # not a user's
-            strategy.checkpoint_io = WholeCheckpoints(self.checkpoint_safe_globals())
+        # anomalib.engine, which this needs, loads the models and with them this module.
+        from anomalib_anoseg.training.checkpoint_io import use_whole_checkpoints
+
+        use_whole_checkpoints(self.trainer.strategy)
         data = getattr(self.trainer, "datamodule", None)
         # anomalib's data modules then still hand out a loader, of data they do not have.
         if isinstance(data, AnomalibDataModule) and not hasattr(data, "val_data"):
@@ -399,6 +395,7 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
             reason = str(error).partition("\n")[0]
             msg = f"{checkpoint_path}: not a checkpoint of AnoSeg that can be read: {reason}"
             raise ValueError(msg) from error
+        name_what_export_forgets(model)
         return model
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

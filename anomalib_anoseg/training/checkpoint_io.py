@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from anomalib.engine.plugins import AnomalibCheckpointIO
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.strategies import Strategy
 
 from anomalib_anoseg.utils.files import complete_file
 
@@ -31,3 +33,10 @@ class WholeCheckpoints(AnomalibCheckpointIO):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with complete_file(Path(path)) as part:
             part.write_bytes(content.getbuffer())
+
+
+def use_whole_checkpoints(strategy: Strategy) -> None:
+    """Take the place of anomalib's or Lightning's CheckpointIO; a user's own is left alone."""
+    found = strategy.checkpoint_io
+    if type(found) in {TorchCheckpointIO, AnomalibCheckpointIO}:
+        strategy.checkpoint_io = WholeCheckpoints(getattr(found, "extra_safe_globals", ()))

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any, NamedTuple
@@ -80,7 +81,7 @@ def restore_component(
     kind = checkpoint.get(f"anoseg_{name}", kind_of(default)) if enabled else None
     if kind == kind_of(given):
         ours, theirs = _comparable(given, checkpoint.get(f"anomalib_{name}_config") or {})
-        warn(contradictions(ours, theirs, default.checkpoint_config(), f"{name}."))
+        warn(contradictions(ours, theirs, _settings(default), f"{name}."))
         return plain(ours) != plain(theirs)
     if kind_of(given) != kind_of(default):
         warn([Contradiction(name, kind_of(given), kind)])
@@ -92,6 +93,30 @@ def restore_component(
     setattr(module, name, restored)
     _replace_callback(module, given, restored)
     return True
+
+
+def name_what_export_forgets(model: Any) -> None:
+    """Warn of arguments of the model that anomalib's Engine.export was given.
+
+    It loads another one from the checkpoint and says nothing. To be called by what it calls.
+
+    Args:
+        model: What was loaded.
+    """
+    from anomalib.engine import Engine  # not before it is loaded: it loads the models itself
+
+    frame = sys._getframe(2)  # noqa: SLF001 - the one place that knows both
+    given: Any = frame.f_locals.get("model")
+    if frame.f_code is not Engine.export.__code__ or type(given) is not type(model):
+        return
+    found = contradictions(given.hparams, model.hparams, _defaults(type(model)))
+    for name in ("pre_processor", "post_processor"):
+        default = getattr(model, f"configure_{name}")()
+        ours, theirs = _comparable(getattr(given, name), _settings(getattr(model, name)))
+        found += contradictions(ours, theirs, _settings(default), f"{name}.")
+    warn(found)
+    if any("sensitivity" in entry.name for entry in found):
+        logger.warning("anomalib-anoseg export --image_sensitivity, --pixel_sensitivity change it")
 
 
 def kind_of(component: object) -> str | None:
@@ -111,7 +136,8 @@ def contradictions(
         Contradiction(prefix + name, value, theirs[name])
         for name, value in ours.items()
         if name in theirs and value != theirs[name] and value != usual.get(name)
-    ]
+        and name != "pre_trained"  # the weights are those of the checkpoint
+    ]  # fmt: skip
 
 
 def warn(found: list[Contradiction]) -> None:
@@ -156,9 +182,13 @@ def _defaults(kind: type) -> dict[str, Any]:
     }
 
 
+def _settings(component: Any) -> dict[str, Any]:
+    return component.checkpoint_config() if hasattr(component, "checkpoint_config") else {}
+
+
 def _comparable(component: Any, saved: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return a component's settings and those of the checkpoint, each thing said once."""
-    ours = component.checkpoint_config() if hasattr(component, "checkpoint_config") else {}
+    ours = _settings(component)
     both = "image_size" in ours and "image_size" in saved
     if not both:
         return ours, saved
