@@ -5,9 +5,9 @@ arXiv 2110.03396, 2021.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from hashlib import sha256
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,12 +16,13 @@ from anomalib import LearningType
 from anomalib.data import AnomalibDataModule, ImageBatch
 from anomalib.metrics import Evaluator as AnomalibEvaluator
 from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import MEBinPostProcessor
 from anomalib.post_processing import PostProcessor as AnomalibPostProcessor
 from anomalib.pre_processing import PreProcessor as AnomalibPreProcessor
 from anomalib.visualization import Visualizer
-from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import AdamW
@@ -38,10 +39,19 @@ from anomalib_anoseg.post_processor import PostProcessor
 from anomalib_anoseg.pre_processor import PreProcessor
 from anomalib_anoseg.synthesis.variation import Variation
 from anomalib_anoseg.torch_model import AnoSegModel, Segmentation, check_images
-from anomalib_anoseg.training.checkpoint_io import WholeCheckpoints
 from anomalib_anoseg.training.data_check import DataCheck
-from anomalib_anoseg.training.learning_rate import warmup_cosine
-from anomalib_anoseg.training.loss_guard import LossGuard
+from anomalib_anoseg.training.last_checkpoint import LastCheckpoint
+from anomalib_anoseg.training.learning_rate import resume_with, warmup_cosine
+from anomalib_anoseg.training.loss_guard import LossGuard, check_weights
+from anomalib_anoseg.training.random_draws import RandomDraws, own_draws
+from anomalib_anoseg.training.restoration import (
+    is_resumed,
+    kind_of,
+    name_what_export_forgets,
+    plain,
+    restore_component,
+    restored_arguments,
+)
 from anomalib_anoseg.utils.checks import (
     require_not_negative,
     require_one_of,
@@ -52,6 +62,10 @@ from anomalib_anoseg.utils.checks import (
 from anomalib_anoseg.utils.shapes import Images, Masks
 
 CHECK_EVERY = 50  # steps; a GPU does not wait for the losses in between
+COMPONENTS: dict[str, tuple[type, ...]] = {
+    "pre_processor": (PreProcessor, AnomalibPreProcessor),
+    "post_processor": (PostProcessor, AnomalibPostProcessor, MEBinPostProcessor),
+}
 SEGMENTATION_LOSSES = {"l1": loss.l1_loss, "l1_bce_dice": loss.l1_bce_dice_loss}
 
 
@@ -184,56 +198,52 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         if image_score == "detector" and synthetic_share == 1:
             msg = "image_score 'detector' needs good images: synthetic_share must be below 1, got 1"
             raise ValueError(msg)
-        if seed is not None:
-            seed_everything(seed, workers=True, verbose=False)
         super().__init__(
             pre_processor=pre_processor,
             post_processor=post_processor,
             evaluator=evaluator,
             visualizer=visualizer,
         )
-        self.torch_compile = torch_compile
-        self.max_epochs = max_epochs
-        self.seed = seed
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.reconstruction_weight = reconstruction_weight
-        self.adversarial_weight = adversarial_weight
-        self.segmentation_loss = SEGMENTATION_LOSSES[segmentation_loss]
-        self.variation = Variation(turn, shift, zoom, lighting)
-        self.anomaly_generator = AnomalyGenerator(
-            synthetic_share=synthetic_share,
-            hard_augmentation=hard_augmentation,
-            patch_area=patch_area,
-            patch_aspect=patch_aspect,
-            patch_rotation=patch_rotation,
-            patches=patches,
-            scar_share=scar_share,
-            scar_width=scar_width,
-            scar_length=scar_length,
-            blob_share=blob_share,
-            colour_share=colour_share,
-            opacity=opacity,
-            border_width=border_width,
-            patch_scale=patch_scale,
-            other_source_share=other_source_share,
-            structure_share=structure_share,
-            colour_jitter=colour_jitter,
-            min_difference=min_difference,
-        )
-        self.model = AnoSegModel(
-            backbone=backbone,
-            pre_trained=pre_trained,
-            decoder=decoder,
-            coordinate_channels=bool(coordinate_channels),
-            reconstruct=reconstruction_weight > 0 or adversarial_weight > 0,
-            detect=image_score == "detector",
-        )
-        # Takes a quarter off a step on a CPU, and is what the tensor cores of a GPU work in.
-        self.model.to(memory_format=torch.channels_last)
-        self.discriminator = Discriminator() if adversarial_weight > 0 else None
         self._loss_guard = LossGuard()
         self.trained_on = ""
+        with own_draws(seed) if seed is not None else nullcontext():
+            self._build(pre_trained=pre_trained)
+
+    def _build(self, *, pre_trained: bool) -> None:
+        """Make everything that follows from the arguments: given ones, or those of a checkpoint."""
+        arguments: dict[str, Any] = dict(self.hparams)
+        self.torch_compile: bool = arguments["torch_compile"]
+        self.max_epochs: int | None = arguments["max_epochs"]
+        self.seed: int | None = arguments["seed"]
+        self.learning_rate: float = arguments["learning_rate"]
+        self.weight_decay: float = arguments["weight_decay"]
+        self.reconstruction_weight: float = arguments["reconstruction_weight"]
+        self.adversarial_weight: float = arguments["adversarial_weight"]
+        self.segmentation_loss = SEGMENTATION_LOSSES[arguments["segmentation_loss"]]
+        self.variation = Variation(
+            arguments["turn"], arguments["shift"], arguments["zoom"], arguments["lighting"]
+        )
+        laws = signature(AnomalyGenerator).parameters
+        self.anomaly_generator = AnomalyGenerator(**{name: arguments[name] for name in laws})
+        networks = self.architecture(arguments)
+        discriminate = networks.pop("discriminate")
+        self.model = AnoSegModel(pre_trained=pre_trained, **networks)
+        # Takes a quarter off a step on a CPU, and is what the tensor cores of a GPU work in.
+        self.model.to(memory_format=torch.channels_last)
+        self.discriminator = Discriminator() if discriminate else None
+
+    @staticmethod
+    def architecture(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return which networks follow from the arguments."""
+        adversary = arguments["adversarial_weight"] > 0
+        return {
+            "backbone": arguments["backbone"],
+            "decoder": arguments["decoder"],
+            "coordinate_channels": bool(arguments["coordinate_channels"]),
+            "reconstruct": arguments["reconstruction_weight"] > 0 or adversary,
+            "detect": arguments["image_score"] == "detector",
+            "discriminate": adversary,
+        }
 
     def setup(self, stage: str) -> None:
         """Keep checkpoints whole, and train without validation images if there are none.
@@ -242,9 +252,10 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
             ValueError: If validation is asked for and the data module has no images for it.
         """
         super().setup(stage)
-        strategy = self.trainer.strategy
-        if isinstance(strategy.checkpoint_io, TorchCheckpointIO):  # anomalib's, not a user's
-            strategy.checkpoint_io = WholeCheckpoints(strategy.checkpoint_io)
+        # anomalib.engine, which this needs, loads the models and with them this module.
+        from anomalib_anoseg.training.checkpoint_io import use_whole_checkpoints
+
+        use_whole_checkpoints(self.trainer.strategy)
         data = getattr(self.trainer, "datamodule", None)
         # anomalib's data modules then still hand out a loader, of data they do not have.
         if isinstance(data, AnomalibDataModule) and not hasattr(data, "val_data"):
@@ -255,7 +266,7 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
                 self.trainer.limit_val_batches = 0
 
     def on_fit_start(self) -> None:
-        """Take down the data's name, and compile, if asked for."""
+        """Keep the data's name, and compile, if asked for."""
         data = getattr(self.trainer, "datamodule", None)
         parts = (getattr(data, "name", None), getattr(data, "category", None))
         self.trained_on = "/".join(part for part in parts if part)
@@ -272,27 +283,6 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         """Leave no compiled graph behind, which could not be exported."""
         for module in self.modules():
             module._compiled_call_impl = None  # noqa: SLF001
-
-    def on_train_start(self) -> None:
-        """Note where the random draws of this run start."""
-        self._draws = torch.initial_seed() if self.seed is None else self.seed
-        self._ordered = self.seed is None
-
-    def on_train_epoch_start(self) -> None:
-        """Start other random draws in each epoch, and in each of several processes.
-
-        A run that was killed and resumed then ends with the weights of one that was not.
-        """
-        epoch = self.current_epoch
-        if self.seed is not None:
-            seed_everything(_mixed(self._draws, epoch), workers=True, verbose=False)
-        # Of torch alone: the processes' samplers must agree on the order of the data.
-        torch.manual_seed(_mixed(self._draws, epoch, self.global_rank))
-        if not self._ordered:
-            # Lightning has drawn the order of a run's first epoch already, before any hook.
-            fetcher: Any = self.trainer.fit_loop._data_fetcher  # noqa: SLF001
-            iter(fetcher)
-            self._ordered = True
 
     def training_step(
         self, batch: ImageBatch, batch_idx: int, *args: Any, **kwargs: Any
@@ -320,10 +310,10 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
 
         self._loss_guard.watch(self.global_step, losses | critics)
         if self.device.type == "cpu" or self.global_step % CHECK_EVERY == 0:
-            self._loss_guard.check()
-        self.log("train_loss", total, prog_bar=True)
+            self._loss_guard.check(self._anywhere)
         logged = {f"train_{name}": value for name, value in (losses | critics).items()}
-        self.log_dict(logged, prog_bar=True)
+        # Lightning asks for the value of whatever the progress bar may show, at each step.
+        self.log_dict({"train_loss": total} | logged, prog_bar=self.device.type == "cpu")
         return torch.stack([total, *critics.values()]).sum()
 
     def _segmentation_losses(
@@ -348,8 +338,8 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
     def _adversarial_loss(self, discriminator: Discriminator, output: Segmentation) -> Tensor:
         assert output.reconstruction is not None
         with _frozen(discriminator):
-            told = discriminator(output.reconstruction, output.anomaly_map)
-        return self.adversarial_weight * loss.generator_loss(told)
+            verdicts = discriminator(output.reconstruction, output.anomaly_map)
+        return self.adversarial_weight * loss.generator_loss(verdicts)
 
     @staticmethod
     def _detector_losses(
@@ -357,18 +347,32 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
     ) -> dict[str, Tensor]:
         anomaly_map = output.anomaly_map.detach()  # the detector takes the map as it is
         reconstruction = detector.reconstruct(images, anomaly_map)
-        told = detector.discriminator_loss(images, masks, reconstruction.detach(), anomaly_map)
+        critic = detector.discriminator_loss(images, masks, reconstruction.detach(), anomaly_map)
         with _frozen(detector.discriminator):
-            made = detector.generator_loss(images, masks, reconstruction, anomaly_map)
-        return {"detector_discriminator": told, "detector": made}
+            generator = detector.generator_loss(images, masks, reconstruction, anomaly_map)
+        return {"detector_discriminator": critic, "detector": generator}
+
+    def _anywhere(self, statement: bool) -> bool:
+        """Tell whether something is true in any process; after an error nobody is waited for."""
+        trainer = self._trainer
+        if trainer is None or trainer.interrupted:
+            return statement
+        return trainer.strategy.reduce_boolean_decision(statement, all=False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the thresholds; refuse to overwrite a good checkpoint with weights not finite."""
-        self._loss_guard.check()
+        """Add the thresholds; refuse to overwrite a good checkpoint with weights not finite.
+
+        Raises:
+            FloatingPointError: If a loss or a weight is not finite.
+        """
+        self._loss_guard.check(self._anywhere)
+        check_weights(self.parameters(), self._anywhere)
         super().on_save_checkpoint(checkpoint)
         if isinstance(self.post_processor, PostProcessor):
             self.post_processor.complete(checkpoint, self)
         checkpoint["anoseg_trained_on"] = self.trained_on
+        for name in COMPONENTS:
+            checkpoint[f"anoseg_{name}"] = kind_of(getattr(self, name))
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # all that follows is passed on
@@ -380,6 +384,8 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
             FileNotFoundError: If there is no such file.
             ValueError: If it is truncated, or of another model.
         """
+        # The weights are in the file: a machine that only uses them may have no network.
+        kwargs = {"pre_trained": False} | kwargs
         try:
             model: Any = super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
         except FileNotFoundError as error:
@@ -390,12 +396,53 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
             reason = str(error).partition("\n")[0]
             msg = f"{checkpoint_path}: not a checkpoint of AnoSeg that can be read: {reason}"
             raise ValueError(msg) from error
+        name_what_export_forgets(model)
         return model
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore what an exported model tells about its training."""
+        """Become the model that was saved, whatever arguments this one was made with.
+
+        Raises:
+            ValueError: If a run is resumed with arguments of other networks.
+        """
+        if saved := checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY):
+            arguments = restored_arguments(self, saved)
+            if plain(arguments) != plain(self.hparams):
+                self._rebuild(arguments)
+            if is_resumed(self):
+                resume_with(checkpoint, saved, arguments)
+        changed = [restore_component(self, n, checkpoint, kinds) for n, kinds in COMPONENTS.items()]
+        # anomalib's checkpoints do not hold these, only whether they were there.
+        others = self.evaluator, self.visualizer
         super().on_load_checkpoint(checkpoint)
+        if self._trainer is not None:
+            self.evaluator, self.visualizer = others
         self.trained_on = checkpoint.get("anoseg_trained_on", "")
+        if any(changed):
+            self._set_up_data_again()
+
+    def _rebuild(self, arguments: dict[str, Any]) -> None:
+        device = next(self.model.parameters()).device
+        self.save_hyperparameters(arguments)
+        with own_draws(None):
+            self._build(pre_trained=False)
+        self.model.to(device).train(self.training)
+        if self.discriminator is not None:
+            self.discriminator.to(device).train(self.training)
+
+    def _set_up_data_again(self) -> None:
+        """Do what Lightning did with another pre- or post-processor before it read the file."""
+        trainer: Any = self._trainer
+        if trainer is None or trainer.state.fn is None:
+            return
+        found = self.pre_processor, self.post_processor
+        components = [component for component in found if isinstance(component, Callback)]
+        for component in components:
+            component.teardown(trainer, self, trainer.state.fn.value)
+        if trainer.datamodule is not None:
+            trainer.datamodule.setup(trainer.state.fn)  # images are resized as they are loaded
+        for component in components:
+            component.setup(trainer, self, trainer.state.fn.value)
 
     def validation_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """Add anomaly maps and scores to the batch."""
@@ -404,16 +451,26 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return AdamW with a warmed-up cosine, for all networks; ours."""
+        # Lightning clips no gradients of a fused optimizer under mixed precision.
+        trainer = self.trainer
+        mixed = isinstance(trainer.precision_plugin, MixedPrecision)
         optimizer = AdamW(
-            self.parameters(), self.learning_rate, weight_decay=self.weight_decay, fused=True
+            self.parameters(),
+            self.learning_rate,
+            weight_decay=self.weight_decay,
+            fused=not (mixed and trainer.gradient_clip_val),
         )
         schedule = LambdaLR(optimizer, warmup_cosine(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_callbacks(self) -> list[Callback]:
-        """Return anomalib's own, and what names a file that is at fault."""
+        """Return anomalib's own and those of a training run."""
+        if self.seed is not None:
+            # Lightning's last hook before the data are set up, which anomalib may split at random.
+            seed_everything(self.seed, workers=True, verbose=False)
         callbacks: Any = super().configure_callbacks()
-        return [DataCheck(), *callbacks]  # before anybody reads an image
+        # DataCheck before anybody reads an image.
+        return [DataCheck(), *callbacks, RandomDraws(), LastCheckpoint()]
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
@@ -453,11 +510,6 @@ def _frozen(network: nn.Module) -> Iterator[None]:
     network.requires_grad_(False)
     yield
     network.requires_grad_(True)
-
-
-def _mixed(*numbers: int) -> int:
-    """Return a seed that neighbouring seeds, epochs and processes do not share."""
-    return int.from_bytes(sha256(repr(numbers).encode()).digest()[:4], "big")
 
 
 def _plain(value: Any) -> Any:

@@ -1,16 +1,29 @@
 """One run of test_distributed.py: Lightning starts this script once per process.
 
 python distributed_run.py OUT DATA PROCESSES EPOCHS [CHECKPOINT]
+
+With the environment variable BAD_LOSS the second process has one in its second step.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from anomalib.engine import Engine
+from lightning.pytorch.callbacks import Callback
 
 from anomalib_anoseg import AnoSeg, PreProcessor, SurfaceDemo
+
+
+class BadLoss(Callback):
+    """Gives one process weights that are no numbers."""
+
+    def on_train_batch_start(self, trainer: Any, module: AnoSeg, *_: Any) -> None:
+        """In its second step."""
+        if trainer.global_rank == 1 and trainer.global_step == 1:
+            module.model.map_decoder.head[-1].bias.data.fill_(float("nan"))
 
 
 def main(out: Path, data: Path, processes: int, epochs: int, checkpoint: str | None) -> None:
@@ -30,11 +43,15 @@ def main(out: Path, data: Path, processes: int, epochs: int, checkpoint: str | N
     engine = Engine(
         default_root_dir=out, accelerator="cpu", devices=processes, max_epochs=epochs,
         strategy="ddp" if processes > 1 else "auto", logger=False, enable_progress_bar=False,
-        enable_model_summary=False,
+        enable_model_summary=False, callbacks=[BadLoss()] if "BAD_LOSS" in os.environ else [],
     )  # fmt: skip
     part = SurfaceDemo(data, category="part", train_batch_size=2, eval_batch_size=4, num_workers=0)
     if epochs:
-        engine.fit(model, datamodule=part, ckpt_path=checkpoint)
+        try:
+            engine.fit(model, datamodule=part, ckpt_path=checkpoint)
+        except FloatingPointError as error:
+            torch.save({"error": str(error)}, out / f"rank{engine.trainer.global_rank}.pt")
+            return
         checkpoint = engine.trainer.checkpoint_callback.best_model_path
     results = engine.test(model, datamodule=part, ckpt_path=checkpoint)
     seen = {

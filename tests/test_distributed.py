@@ -18,15 +18,17 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("distributed")]
 SCRIPT = Path(__file__).with_name("distributed_run.py")
 
 
-def launch(out: Path, data: Path, processes: int, epochs: int, *checkpoint: str) -> list[Any]:
+def launch(
+    out: Path, data: Path, processes: int, epochs: int, *checkpoint: str, **environment: str
+) -> list[Any]:
     """Return what each process saw."""
     out.mkdir()
     arguments = [str(out), str(data), str(processes), str(epochs), *checkpoint]
     # pytest-xdist and Lightning tell their processes who they are by the same kind of variables.
     inherited = {k: v for k, v in os.environ.items() if "PYTEST" not in k and "RANK" not in k}
     done = subprocess.run(
-        [sys.executable, SCRIPT, *arguments], env=inherited | {"OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, check=False,
+        [sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False,
+        env=inherited | {"OMP_NUM_THREADS": "1"} | environment, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     files = sorted(out.glob("rank*.pt"))
@@ -58,6 +60,13 @@ def test_metrics_are_those_of_one_process(tmp_path: Path, pair: list[Any], demo_
     (alone,) = launch(tmp_path / "alone", demo_root, 1, 0, pair[0]["checkpoint"])
     for seen in pair:
         assert seen["results"] == pytest.approx(alone["results"], abs=1e-6)
+
+
+def test_all_stop_when_one_finds_a_bad_loss(tmp_path: Path, demo_root: Path) -> None:
+    """The other would wait for its gradients until somebody notices."""
+    first, second = launch(tmp_path / "bad", demo_root, 2, 1, BAD_LOSS="1")
+    assert "the loss is not finite in another process" in first["error"]
+    assert "the loss is not finite at step 1 (segmentation nan" in second["error"]
 
 
 def test_resumed_by_fewer_and_by_more_processes(

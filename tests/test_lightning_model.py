@@ -1,3 +1,4 @@
+import random
 import re
 from collections.abc import Iterable
 from functools import partialmethod
@@ -5,6 +6,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from anomalib.data import ImageBatch
@@ -239,6 +241,8 @@ def test_guard_reports_the_first_bad_step_when_asked_later() -> None:
         guard.watch(step, {"segmentation": torch.tensor(value), "adversarial": torch.tensor(0.5)})
     with pytest.raises(FloatingPointError, match=r"step 1 \(segmentation inf, adversarial 0.5\)"):
         guard.check()
+    with pytest.raises(FloatingPointError, match="in another process"):
+        LossGuard().check(anywhere=lambda _failed: True)
 
 
 @pytest.mark.slow
@@ -306,6 +310,38 @@ def test_seed_gives_the_same_weights() -> None:
     assert not torch.equal(
         a.model.encoder.backbone.conv_stem.weight, c.model.encoder.backbone.conv_stem.weight
     )
+
+
+def test_a_seed_leaves_the_callers_random_numbers_alone() -> None:
+    states = random.getstate(), repr(np.random.get_state()), torch.get_rng_state()  # noqa: NPY002
+    small_model(seed=7)
+    assert random.getstate() == states[0]
+    assert repr(np.random.get_state()) == states[1]  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), states[2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_can_be_clipped_in_every_precision(
+    tmp_path: Path, part: SurfaceDemo, precision: str
+) -> None:
+    class Norm(Callback):
+        def on_before_optimizer_step(self, trainer: Any, module: AnoSeg, _: Any) -> None:
+            self.norm = flat(p.grad for p in module.parameters()).norm().item()
+            self.fused = trainer.optimizers[0].defaults["fused"]
+
+        def on_train_batch_end(self, _: Any, module: AnoSeg, *__: Any) -> None:
+            self.clipped = flat(p.grad for p in module.parameters()).norm().item()
+
+    watch, model = Norm(), small_model()
+    run = quiet_engine(
+        tmp_path, max_steps=1, precision=precision, gradient_clip_val=0.01, callbacks=[watch],
+        limit_val_batches=0,
+    )  # fmt: skip
+    run.fit(model, datamodule=part)
+    assert watch.norm > 0.02
+    assert watch.clipped == pytest.approx(0.01, rel=1e-3)
+    assert watch.fused == (precision == "32-true")  # a quarter of an AdamW step on a CPU
 
 
 def test_validation_step_adds_maps() -> None:

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from anomalib.data import ImageBatch
 from conftest import photographs
-from torch import Tensor
+from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from anomalib_anoseg import AnomalyGenerator
+from anomalib_anoseg import AnomalyGenerator, AnoSeg
 from anomalib_anoseg.synthesis.variation import Variation
 
 
@@ -72,6 +74,45 @@ def test_memory_on_a_gpu() -> None:
         result = AnomalyGenerator(synthetic_share=1.0, scar_share=0.3)(images)
         kept = sum(tensor.nbytes for tensor in (images, *result))
         assert 2 < (watch.peak - kept) / images.nbytes < 10
+
+
+def to_gpu(model: AnoSeg) -> None:
+    """Replace weights by fake ones: Module.to would have to swap them, which torch refuses."""
+    for module in model.modules():
+        for name, weight in module._parameters.items():
+            if weight is not None:
+                module._parameters[name] = nn.Parameter(torch.empty_like(weight, device="cuda"))
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.empty_like(buffer, device="cuda")
+    model._device = torch.device("cuda")
+
+
+def test_a_training_step_and_its_log_would_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With Lightning's own bookkeeping: it asks for the value of what a progress bar may show."""
+    monkeypatch.setattr(AnoSeg, "global_step", 1)  # every fiftieth looks at its losses
+    results = _ResultCollection(training=True)
+    model = AnoSeg(backbone="resnet10t", image_score="detector")
+    with fake_gpu() as watch:
+        to_gpu(model)
+        batch = ImageBatch(image=torch.rand(4, 3, 64, 64, device="cuda"))
+
+        def log(name: str, value: Tensor, prog_bar: bool) -> None:
+            results.log("training_step", name, value, prog_bar=prog_bar, on_step=True)
+
+        def log_dict(values: dict[str, Tensor], prog_bar: bool = False) -> None:
+            for name, value in values.items():
+                log(name, value, prog_bar)
+
+        monkeypatch.setattr(model, "log_dict", log_dict)
+        monkeypatch.setattr(model, "log", log)
+        loss = model.training_step(batch, batch_idx=1)
+        assert isinstance(loss, Tensor)
+        loss.backward()
+        metrics = results.metrics(on_step=True)
+        assert watch.waits == []
+    assert set(metrics["callback"]) == set(metrics["log"]) > {"train_loss", "train_detector"}
+    assert metrics["pbar"] == {}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -19,6 +19,14 @@ LARGE_DROP = 0.1
 # 33 on, and that of torch 2.10 where a resize has nothing to do in one direction.
 OPEN_SIDES = (64, 96, 128)
 SECTION = "anoseg"  # of an OpenVINO model's rt_info
+# anomalib's names. The normalized ones are where labels and masks are cut, with and without
+# normalisation, and where a client may cut if the model itself makes none.
+THRESHOLDS = (
+    "image_threshold",
+    "pixel_threshold",
+    "normalized_image_threshold",
+    "normalized_pixel_threshold",
+)
 
 
 class ExportMixin(AnomalibExportMixin):
@@ -59,17 +67,20 @@ class ExportMixin(AnomalibExportMixin):
         kwargs = {"opset_version": 18} | kwargs
         with complete_files(Path(export_root)) as part:
             path = super().to_onnx(part, model_file_name, input_size, **kwargs)
+            write_onnx_metadata(path, self._metadata())
         return Path(export_root) / path.relative_to(part)
 
     def to_openvino(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:
         """Export as anomalib does; a file is complete or not there, and says what it is.
 
         The ``rt_info`` of the model has a section "anoseg" with model, version, the size that the
-        network sees, the data it was trained on, and both thresholds.
+        network sees, the data it was trained on, both thresholds as raw probabilities, and both
+        normalized thresholds: what the exported scores and maps are cut at. The ``metadata_props``
+        of an ONNX file say the same, as "anoseg.image_threshold" and so on.
         """
         with complete_files(Path(export_root)) as part:
             path = super().to_openvino(part, *args, **kwargs)
-            write_metadata(path, self._metadata())
+            write_openvino_metadata(path, self._metadata())
         return Path(export_root) / path.relative_to(part)
 
     def _network_size(self) -> tuple[int, ...]:
@@ -80,8 +91,8 @@ class ExportMixin(AnomalibExportMixin):
         metadata = {"model": "AnoSeg", "version": __version__, "data": self.trained_on}
         if size := self._network_size():
             metadata["input_size"] = " ".join(map(str, size))
-        if self.post_processor is not None:
-            for name in ("image_threshold", "pixel_threshold"):
+        for name in THRESHOLDS:
+            if hasattr(self.post_processor, name):
                 metadata[name] = f"{float(getattr(self.post_processor, name)):.8g}"
         return metadata
 
@@ -113,7 +124,18 @@ class ExportMixin(AnomalibExportMixin):
         return quantize(model, self, datamodule, metric, drop)
 
 
-def write_metadata(path: Path, metadata: dict[str, str]) -> None:
+def write_onnx_metadata(path: Path, metadata: dict[str, str]) -> None:
+    """Put the metadata into an ONNX model's metadata_props."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    onnx.helper.set_model_props(
+        model, {f"{SECTION}.{name}": value for name, value in metadata.items()}
+    )
+    onnx.save(model, path)
+
+
+def write_openvino_metadata(path: Path, metadata: dict[str, str]) -> None:
     """Put the metadata into an OpenVINO model's rt_info; weights stay as they are."""
     import openvino as ov
 

@@ -1,6 +1,6 @@
 """What an image's anomaly map shows: its mask, its regions, and an overlay."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from anomalib_anoseg.inference.segmenter import Prediction
 from anomalib_anoseg.inference.thresholds import Thresholds
-from anomalib_anoseg.utils.images import Pixels
+from anomalib_anoseg.utils.images import Pixels, to_8_bits
 
 RED = (0, 0, 255)  # OpenCV's order of channels
 JPEG_SIDE = 65_500  # pixels; JPEG has no longer ones
@@ -52,8 +52,7 @@ def find_defects(
 
 def outline(image: Pixels, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return the image in OpenCV's order of channels with the outlines of the mask in red."""
-    shown: Any = image if image.dtype == np.uint8 else (image * 255).round().astype(np.uint8)
-    overlay = cv2.cvtColor(shown, cv2.COLOR_RGB2BGR)
+    overlay = cv2.cvtColor(to_8_bits(image), cv2.COLOR_RGB2BGR)
     outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     thickness = max(1, round(min(mask.shape) / 256))
     cv2.drawContours(overlay, outlines, -1, RED, thickness)

@@ -17,7 +17,7 @@ from anomalib_anoseg.report.examples import Example, Failure, answers, threshold
 from anomalib_anoseg.report.pages import model_page, write
 from anomalib_anoseg.training.data_check import masks_of
 from anomalib_anoseg.training.image_reading import ImageReading
-from anomalib_anoseg.utils.images import read_header
+from anomalib_anoseg.utils.image_header import read_header
 from anomalib_anoseg.utils.masks import check_mask
 
 EPILOG = """Verdicts, masks and areas are those of the checkpoint's own thresholds and

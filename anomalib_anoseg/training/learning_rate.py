@@ -1,7 +1,8 @@
 """The learning rate over a run."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 
 def warmup_cosine(total_steps: float, warmup: int = 20) -> Callable[[int], float]:
@@ -16,3 +17,22 @@ def warmup_cosine(total_steps: float, warmup: int = 20) -> Callable[[int], float
         return min(1.0, (step + 1) / warmup) * (0.505 + 0.495 * math.cos(math.pi * progress))
 
     return factor
+
+
+def resume_with(
+    checkpoint: dict[str, Any], saved: Mapping[str, Any], arguments: Mapping[str, Any]
+) -> None:
+    """Let a resumed run's own learning rate and weight decay count.
+
+    torch's optimizers and schedulers restore the old ones with their state.
+    """
+    factor = arguments["learning_rate"] / saved.get("learning_rate", arguments["learning_rate"])
+    for state in checkpoint.get("optimizer_states", []):
+        for group in state["param_groups"]:
+            for name in {"lr", "initial_lr"} & set(group):
+                group[name] *= factor
+            if "weight_decay" in saved and arguments["weight_decay"] != saved["weight_decay"]:
+                group["weight_decay"] = arguments["weight_decay"]
+    for state in checkpoint.get("lr_schedulers", []):
+        for name in {"base_lrs", "_last_lr"} & set(state):
+            state[name] = [factor * rate for rate in state[name]]

@@ -17,7 +17,9 @@ def complete_file(path: Path) -> Iterator[Path]:
     part = path.with_name(path.name + ".part")
     try:
         yield part
+        _to_disk(part)
         part.replace(path)
+        _to_disk(path.parent)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
@@ -38,14 +40,34 @@ def complete_files(folder: Path) -> Iterator[Path]:
         try:
             yield Path(part)
         except (OSError, RuntimeError) as error:
-            told = getattr(error, "errno", None) is not None
-            if not told and shutil.disk_usage(folder).free < NEARLY_FULL:
+            known = getattr(error, "errno", None) is not None
+            if not known and shutil.disk_usage(folder).free < NEARLY_FULL:
                 reason = os.strerror(errno.ENOSPC)
                 raise OSError(errno.ENOSPC, reason, str(folder)) from error
             raise
         files = [path for path in Path(part).rglob("*") if path.is_file()]
+        for path in files:
+            _to_disk(path)
         # Weights before what refers to them.
         for path in sorted(files, key=lambda path: path.suffix in {".xml", ".onnx"}):
             final = folder / path.relative_to(part)
             final.parent.mkdir(parents=True, exist_ok=True)
             path.replace(final)
+            _to_disk(final.parent)
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, would survive a power cut.
+
+    A renamed file whose content was still on its way is empty after one, where the old file was.
+    """
+    if os.name == "nt":  # no folders there, and only files that are open for writing
+        if path.is_file():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
