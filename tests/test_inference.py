@@ -545,6 +545,14 @@ def test_what_cannot_be_judged_or_drawn_is_a_row(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_a_failure_does_not_spread(tmp_path: Path) -> None:
+    """After one, OpenVINO's graph fails for images that it has judged before."""
+    segmenter = Segmenter(write_narrow(tmp_path / "narrow.xml"))
+    sides = 3 * [40, 41, 40, 40, 40, 42, 40, 41, 40, 40]
+    frames = [Frame("", spots((5, 5, 20, 20), size=(side, side))) for side in sides]
+    assert [p is not None for _, p in segmenter(frames)] == [side == 40 for side in sides]
+
+
 def test_a_score_that_is_no_number_is_an_error(model: Path) -> None:
     image = np.full((40, 40, 3), np.nan, np.float32)
     ((frame, prediction),) = Segmenter(model)([Frame("nan", image)])

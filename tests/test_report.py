@@ -300,7 +300,8 @@ def test_one_bad_image_is_an_entry_and_a_bad_mask_is_refused(
     Image.fromarray(grey).save(deep)
     arguments = [
         "--ckpt_path", page[0].parent / "model.ckpt", "--output", tmp_path / "page.html",
-        "--data", "Folder", "--data.name", "part", "--data.root", root / "part",
+        "--data", "Folder", "--data.val_split_mode", "same_as_test", "--data.name", "part",
+        "--data.root", root / "part",
         "--data.normal_dir", "train/good", "--data.normal_test_dir", "test/good",
         "--data.abnormal_dir", "test/hole", "--data.mask_dir", "ground_truth/hole",
     ]  # fmt: skip

@@ -2,7 +2,8 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,8 +58,9 @@ class Segmenter:
         if precision != "default":
             self._hints["INFERENCE_PRECISION_HINT"] = precision
         self.model = ExportedModel(model)
-        self._requests: dict[type, deque[ov.InferRequest]] = {}
-        self._idle(np.uint8)
+        self._idle: dict[type, _Requests] = {}
+        self._refused: dict[tuple[int, ...], str] = {}
+        self._requests(np.uint8)
 
     def __call__(self, frames: Iterable[Frame]) -> Iterator[Seen]:
         """Yield each frame with its prediction; None, and an error, where it has none."""
@@ -66,51 +68,85 @@ class Segmenter:
         try:
             for frame in frames:
                 while not self._has_room(frame):
-                    yield running.popleft().result()
+                    yield self._result(running.popleft())
                 running.append(self._started(frame))
                 while running and (running[0].done() or len(running) > AHEAD):
-                    yield running.popleft().result()
+                    yield self._result(running.popleft())
             while running:
-                yield running.popleft().result()
+                yield self._result(running.popleft())
         finally:
             for job in running:  # requests read the images until they end
-                job.result()
+                job.wait()
 
     def _has_room(self, frame: Frame) -> bool:
         """Return False while all requests for images of this type are running."""
-        return frame.image is None or self._requests.get(frame.image.dtype.type) != deque()
+        return frame.image is None or self._idle.get(frame.image.dtype.type) != deque()
 
     def _started(self, frame: Frame) -> "_Job":
         if frame.image is None:
             return _Job(frame)
+        if frame.image.shape in self._refused:
+            return _Job(_failed(frame, self._refused[frame.image.shape]))
         try:
-            idle = self._idle(frame.image.dtype.type)
+            idle = self._requests(frame.image.dtype.type)
             request = idle[0]
             request.start_async({0: frame.image[None]}, share_inputs=True)
         except Exception as error:  # noqa: BLE001 - one image never ends a run
-            return _Job(_failed(frame, error))
+            return _Job(_failed(frame, _reason(error)))
         idle.popleft()
-        return _Job(frame, request, idle.append)
+        return _Job(frame, request, idle)
 
-    def _idle(self, kind: type) -> "deque[ov.InferRequest]":
+    def _requests(self, kind: type) -> "_Requests":
         """Return the idle requests for images of a type, compiled when the first one comes."""
-        if kind not in self._requests:
+        if kind not in self._idle:
             compiled = self.model.compile(kind, self._device, self._hints)
             count = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-            self._requests[kind] = deque(compiled.create_infer_request() for _ in range(2 * count))
-        return self._requests[kind]
+            self._idle[kind] = deque(compiled.create_infer_request() for _ in range(2 * count))
+        return self._idle[kind]
+
+    def _result(self, job: "_Job") -> Seen:
+        """Wait for the prediction of a job, and take its request back."""
+        if job.request is None:
+            return job.frame, None
+        try:
+            job.request.wait()
+            return job.frame, _prediction(job.request)
+        except RuntimeError:
+            return self._alone(job)
+        except Exception as error:  # noqa: BLE001 - one image never ends a run
+            return _failed(job.frame, _reason(error)), None
+        finally:
+            job.idle.append(job.request)
+
+    def _alone(self, job: "_Job") -> Seen:
+        """Judge a frame again, by a model that is compiled anew.
+
+        OpenVINO 2026.4's graph keeps shapes of an image that it has failed for, and then fails for
+        images of the size that it has last seen before. What fails here is at fault itself.
+        """
+        image = job.frame.image
+        assert image is not None
+        kind = image.dtype.type
+        self._idle.pop(kind, None)
+        try:
+            request = self._requests(kind)[0]
+            request.infer({0: image[None]})
+            return job.frame, _prediction(request)
+        except Exception as error:  # noqa: BLE001 - one image never ends a run
+            self._idle.pop(kind, None)
+            self._refused[image.shape] = _reason(error)
+            return _failed(job.frame, _reason(error)), None
 
 
-def _nobody(request: ov.InferRequest) -> None:
-    del request
+_Requests = deque[ov.InferRequest]
 
 
 class _Job(NamedTuple):
-    """A frame, the request that works on it, if any, and what takes the request back."""
+    """A frame, the request that works on it, if any, and those that it goes back to."""
 
     frame: Frame
     request: ov.InferRequest | None = None
-    give_back: Callable[[ov.InferRequest], None] = _nobody
+    idle: _Requests = deque()  # noqa: RUF012 - of jobs without a request; never changed
 
     def done(self) -> bool:
         """Return whether the result can be had without waiting."""
@@ -119,17 +155,12 @@ class _Job(NamedTuple):
         except RuntimeError:
             return True  # the result will say why
 
-    def result(self) -> Seen:
-        """Wait for the prediction."""
-        if self.request is None:
-            return self.frame, None
-        try:
-            self.request.wait()
-            return self.frame, _prediction(self.request)
-        except Exception as error:  # noqa: BLE001 - one image never ends a run
-            return _failed(self.frame, error), None
-        finally:
-            self.give_back(self.request)
+    def wait(self) -> None:
+        """Wait until the image is no longer read."""
+        with suppress(RuntimeError):
+            if self.request is not None:
+                self.request.wait()
+                self.idle.append(self.request)
 
 
 def _prediction(request: ov.InferRequest) -> Prediction:
@@ -141,6 +172,10 @@ def _prediction(request: ov.InferRequest) -> Prediction:
     return Prediction(score, anomaly_map)
 
 
-def _failed(frame: Frame, error: Exception) -> Frame:
-    # OpenVINO's messages end with the reason, after the places that it came through.
-    return Frame(frame.name, None, f"cannot be judged: {str(error).strip().splitlines()[-1]}")
+def _reason(error: Exception) -> str:
+    """Return the end of a message of OpenVINO's, after the places that it came through."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]
+
+
+def _failed(frame: Frame, why: str) -> Frame:
+    return Frame(frame.name, None, f"cannot be judged: {why}")
