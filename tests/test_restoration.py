@@ -28,8 +28,8 @@ def part(demo_root: Path) -> SurfaceDemo:
 
 
 UNUSUAL: dict[str, Any] = {
-    "decoder": "paper", "coordinate_channels": False, "image_score": "detector",
-    "pre_processor": PreProcessor((64, 96)), "learning_rate": 5e-4, "seed": 2,
+    "decoder": "paper", "coordinate_channels": False, "adversarial_weight": 0.0,
+    "reconstruction_weight": 0.0, "pre_processor": PreProcessor((64, 96)), "learning_rate": 5e-4, "seed": 2,
 }  # fmt: skip
 
 
