@@ -115,6 +115,7 @@ def test_data_are_a_folder_or_a_data_module(tmp_path: Path) -> None:
     assert len(data.train_data) == 3
     described = tmp_path / "data.yaml"
     described.write_text(
-        f"class_path: anomalib.data.Folder\ninit_args:\n  name: own\n  normal_dir: {tmp_path}/good\n"
+        "class_path: anomalib.data.Folder\n"
+        f"init_args:\n  name: own\n  normal_dir: {tmp_path}/good\n"
     )
     assert datamodule(described).name == "own"
