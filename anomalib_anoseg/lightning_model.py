@@ -31,6 +31,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from anomalib_anoseg import loss
 from anomalib_anoseg.anomaly_generator import AnomalyGenerator
 from anomalib_anoseg.evaluation.evaluator import Evaluator
+from anomalib_anoseg.evaluation.visualizer import ImageVisualizer
 from anomalib_anoseg.export.export_mixin import ExportMixin
 from anomalib_anoseg.networks.detector import Detector
 from anomalib_anoseg.networks.segmentation import Discriminator
@@ -468,7 +469,8 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
             # Lightning's last hook before the data are set up, which anomalib may split at random.
             seed_everything(self.seed, workers=True, verbose=False)
         callbacks: Any = super().configure_callbacks()
-        return [*callbacks, DataCheck(), RandomDraws(), LastCheckpoint()]
+        # The check before anybody reads an image.
+        return [DataCheck(), *callbacks, RandomDraws(), LastCheckpoint()]
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
@@ -495,6 +497,11 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
     def configure_evaluator() -> Evaluator:
         """Return the paper's metrics and those of its successors."""
         return Evaluator()
+
+    @classmethod
+    def configure_visualizer(cls) -> ImageVisualizer:
+        """Return anomalib's, which shows images as they were read."""
+        return ImageVisualizer()
 
 
 @contextmanager

@@ -181,7 +181,7 @@ def test_a_resumed_run_takes_the_networks_of_its_checkpoint(
         [rate / 2 for rate in rates]
     )
     with pytest.raises(
-        ValueError, match="cannot resume .*model.ckpt with other networks: backbone is"
+        ValueError, match=r"cannot resume .*model.ckpt with other networks: backbone is"
     ):
         resume(AnoSeg(visualizer=False, backbone="resnet10t"), "other")
 
