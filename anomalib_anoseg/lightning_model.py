@@ -469,7 +469,7 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
             # Lightning's last hook before the data are set up, which anomalib may split at random.
             seed_everything(self.seed, workers=True, verbose=False)
         callbacks: Any = super().configure_callbacks()
-        # DataCheck before anybody reads an image.
+        # The check before anybody reads an image.
         return [DataCheck(), *callbacks, RandomDraws(), LastCheckpoint()]
 
     @property

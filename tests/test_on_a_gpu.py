@@ -7,11 +7,11 @@ where a value is asked for, and a dispatch mode sees each operation that a GPU w
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from anomalib.data import ImageBatch
 from conftest import photographs
 from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection
 from torch import Tensor, nn
@@ -85,7 +85,7 @@ def to_gpu(model: AnoSeg) -> None:
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = torch.empty_like(buffer, device="cuda")
-    model._device = torch.device("cuda")
+    model._device = torch.device("cuda", 0)
 
 
 def test_a_training_step_and_its_log_would_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +95,7 @@ def test_a_training_step_and_its_log_would_not_wait(monkeypatch: pytest.MonkeyPa
     model = AnoSeg(backbone="resnet10t", image_score="detector")
     with fake_gpu() as watch:
         to_gpu(model)
-        batch = ImageBatch(image=torch.rand(4, 3, 64, 64, device="cuda"))
+        batch: Any = SimpleNamespace(image=torch.rand(4, 3, 64, 64, device="cuda"))
 
         def log(name: str, value: Tensor, prog_bar: bool) -> None:
             results.log("training_step", name, value, prog_bar=prog_bar, on_step=True)

@@ -60,19 +60,23 @@ class LastCheckpoint(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Say where in an epoch the run is, as a checkpoint does that was saved within it.
+        """Say where in an epoch the run is, so that one that is resumed goes on there.
 
         At its end Lightning has counted the epoch as completed, also one that was left in the
-        middle, and a resumed run would skip batches.
+        middle, and not begun to count the batches of the next one.
         """
         del pl_module
         if not self._ending:
             return
-        left = not trainer.fit_loop.epoch_loop._num_ready_batches_reached()  # noqa: SLF001
-        progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]
-        for counts in (progress["total"], progress["current"]):
-            counts["completed"] = counts["processed"] - 1
-            counts["processed"] -= left
+        loops = checkpoint["loops"]["fit_loop"]
+        if trainer.fit_loop.epoch_loop._num_ready_batches_reached():  # noqa: SLF001
+            batches = loops["epoch_loop.batch_progress"]
+            batches["current"] = dict.fromkeys(batches["current"], 0)
+            batches["is_last_batch"] = False
+        else:
+            for counts in (loops["epoch_progress"]["total"], loops["epoch_progress"]["current"]):
+                counts["processed"] -= 1
+                counts["completed"] -= 1
 
 
 def _keepers(trainer: Trainer) -> list[ModelCheckpoint]:

@@ -48,7 +48,8 @@ def restored_arguments(module: Any, saved: Mapping[str, Any]) -> dict[str, Any]:
     refused = [e for e in found if module.architecture(_with(saved, e)) != networks]
     if refused:
         msg = (
-            f"this run cannot be resumed with other networks: {'; '.join(map(str, refused))}. "
+            f"cannot resume {module.trainer.ckpt_path} with other networks: "
+            f"{'; '.join(map(str, refused))}. "
             "Leave these arguments out, or train anew without the checkpoint"
         )
         raise ValueError(msg)

@@ -1,0 +1,121 @@
+"""Thresholds that are changed on export, and files that say where they cut.
+
+Oracle: what the exported model itself labels.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import openvino as ov
+import pytest
+import torch
+from conftest import photographs, segmenter
+from torchvision.io import write_png
+
+from anomalib_anoseg import AnoSeg, PostProcessor
+from anomalib_anoseg.export.command import datamodule, export
+from anomalib_anoseg.export.export_mixin import THRESHOLDS
+
+F32 = {"INFERENCE_PRECISION_HINT": "f32"}
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """Return a checkpoint whose maps and scores lie on both sides of their thresholds."""
+    return save(segmenter(seed=0), tmp_path / "model.ckpt")
+
+
+def save(model: AnoSeg, path: Path) -> Path:
+    images = photographs(4, height=64, width=64)
+    with torch.no_grad():
+        for _ in range(20):  # batch statistics that fit
+            model.train().model(images)
+        answer = model.eval().model(images)
+    if isinstance(model.post_processor, PostProcessor):
+        model.post_processor._pixel_threshold.copy_(answer.anomaly_map.median())
+        model.post_processor._image_threshold.copy_(answer.pred_score.median())
+    content: dict[str, Any] = {
+        "state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams),
+        "pytorch-lightning_version": "2.6.0",
+    }  # fmt: skip
+    model.on_save_checkpoint(content)
+    torch.save(content, path)
+    return path
+
+
+def cuts(metadata: dict[str, str], answer: dict[str, Any]) -> None:
+    """Assert that labels and masks are what the metadata say."""
+    image, pixel = (float(metadata[f"normalized_{name}_threshold"]) for name in ("image", "pixel"))
+    assert np.array_equal(answer["pred_label"], answer["pred_score"] > image)
+    maps = np.asarray(answer["anomaly_map"])
+    assert np.array_equal(np.asarray(answer["pred_mask"]).reshape(maps.shape), maps > pixel)
+    assert 0 < (maps > pixel).mean() < 1
+
+
+@pytest.mark.slow
+def test_sensitivities_change_without_training(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = photographs(4).numpy()
+    out = tmp_path / "out"
+    assert export(checkpoint, "openvino", out, image_sensitivity=0.6, pixel_sensitivity=0.45) == 0
+    path = Path(capsys.readouterr().out.strip().splitlines()[-1])
+    assert path == out / "weights/openvino/model.xml"
+    read = ov.Core().read_model(path)
+    metadata = {name: read.get_rt_info(["anoseg", name]).astype(str) for name in THRESHOLDS}
+    assert float(metadata["normalized_image_threshold"]) == pytest.approx(0.4)
+    assert float(metadata["normalized_pixel_threshold"]) == pytest.approx(0.55)
+    answer = ov.Core().compile_model(path, "CPU", F32)(images)
+    cuts(metadata, {output.any_name: answer[output] for output in answer})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("normalise", [True, False])
+def test_onnx_files_say_the_same(tmp_path: Path, normalise: bool) -> None:
+    """Without normalisation anomalib cuts the raw probabilities, at the same numbers."""
+    post_processor = PostProcessor(enable_normalization=normalise, pixel_sensitivity=0.52)
+    path = save(segmenter(seed=0, post_processor=post_processor), tmp_path / "model.ckpt")
+    assert export(path, "onnx", tmp_path, input_size=(96, 96)) == 0
+    file = tmp_path / "weights/onnx/model.onnx"
+    props = {entry.key: entry.value for entry in onnx.load(file).metadata_props}
+    metadata = {name: props[f"anoseg.{name}"] for name in THRESHOLDS}
+    assert float(metadata["normalized_pixel_threshold"]) == pytest.approx(0.48)
+    session = onnxruntime.InferenceSession(file)
+    seen = session.run(None, {"input": photographs(4).numpy()})
+    answer = dict(zip([output.name for output in session.get_outputs()], seen, strict=True))
+    if normalise:
+        cuts(metadata, answer)
+    else:
+        maps = answer["anomaly_map"]
+        assert np.array_equal(answer["pred_mask"].reshape(maps.shape), maps > 0.48)
+
+
+def test_wrong_arguments_are_named(tmp_path: Path, checkpoint: Path) -> None:
+    with pytest.raises(ValueError, match=r"image_sensitivity .* got 1.5"):
+        export(checkpoint, image_sensitivity=1.5)
+    with pytest.raises(ValueError, match="compression_type is for openvino, got FP16 with onnx"):
+        export(checkpoint, "onnx", compression_type="FP16")
+    with pytest.raises(ValueError, match="INT8_PTQ is calibrated with good images: give --data"):
+        export(checkpoint, compression_type="INT8_PTQ")
+    bare = save(segmenter(post_processor=False), tmp_path / "bare.ckpt")
+    with pytest.raises(ValueError, match="pixel_sensitivity needs a post-processor"):
+        export(bare, pixel_sensitivity=0.4)
+
+
+def test_data_are_a_folder_or_a_data_module(tmp_path: Path) -> None:
+    (tmp_path / "good").mkdir()
+    for index, image in enumerate(photographs(3)):
+        pixels = (255 * image).byte()
+        write_png(pixels, str(tmp_path / f"good/{index}.png"))
+    data = datamodule(tmp_path / "good")
+    data.setup("fit")
+    assert len(data.train_data) == 3
+    described = tmp_path / "data.yaml"
+    described.write_text(
+        "class_path: anomalib.data.Folder\n"
+        f"init_args:\n  name: own\n  normal_dir: {tmp_path}/good\n"
+    )
+    assert datamodule(described).name == "own"
