@@ -1,6 +1,6 @@
 """See what the generator makes of your own images.
 
-python -m anomalib_anoseg.report.sheet FOLDER --generator.patches [1,3] --generator.scar_share 0.3
+python -m anomalib_anoseg.report.sheet FOLDER --anomalies.patches [1,3] --anomalies.blob_share 1
 """
 
 from pathlib import Path
@@ -12,6 +12,8 @@ from torchvision.utils import make_grid, save_image
 
 from anomalib_anoseg.anomaly_generator import AnomalyGenerator
 from anomalib_anoseg.pre_processor import MatrixResize
+from anomalib_anoseg.synthesis.laws import Anomalies
+from anomalib_anoseg.utils.seeds import own_seed
 
 SUFFIXES = {".bmp", ".jpg", ".jpeg", ".png", ".webp"}
 
@@ -23,7 +25,7 @@ def contact_sheet(
     columns: int = 3,
     size: int = 256,
     seed: int = 0,
-    generator: AnomalyGenerator = AnomalyGenerator(synthetic_share=1.0),  # noqa: B008
+    anomalies: Anomalies = Anomalies(synthetic_share=1.0),  # noqa: B008  # frozen
 ) -> None:
     """Draw synthetic anomalies of the images of a folder, each as image, synthetic image and mask.
 
@@ -34,7 +36,7 @@ def contact_sheet(
         columns: Images beside each other; each takes three tiles.
         size: Side of a tile in pixels, what the network would see.
         seed: Seed of the draws.
-        generator: The laws of the synthetic anomalies.
+        anomalies: The laws of the synthetic anomalies.
 
     Raises:
         FileNotFoundError: If the folder holds no images.
@@ -49,7 +51,8 @@ def contact_sheet(
     images = torch.stack(
         [resize(decode_image(str(p), ImageReadMode.RGB).float() / 255) for p in chosen]
     )
-    synthetic, masks = generator(images, torch.Generator().manual_seed(seed))
+    with own_seed(seed):
+        synthetic, masks = AnomalyGenerator(anomalies)(images, torch.zeros_like(images[:, :1]))
     triples = torch.stack([images, synthetic, masks.expand_as(images)], dim=1).flatten(0, 1)
     save_image(make_grid(triples, nrow=3 * columns, padding=4), output)
     print(f"{count} images of {folder}: {output}")  # noqa: T201
