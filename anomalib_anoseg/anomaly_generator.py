@@ -186,5 +186,5 @@ def _blend(
     # White on white changes nothing. Such an image gets its region in another brightness, so that
     # no image is called synthetic with an empty mask. A half more or less always changes it.
     nothing = ~changed.flatten(1).any(1)[:, None, None, None]
-    other = images + torch.where(images < 0.5, 0.5, -0.5)
+    other = images + torch.where(images < 0.5, 0.5, -0.5).to(images.dtype)
     return torch.where(nothing, other, pasted), torch.where(nothing, region, changed)

@@ -11,7 +11,7 @@ from anomalib_anoseg.report.sheet import contact_sheet
 @pytest.mark.slow
 def test_it_draws_a_folder(demo_root: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "anomalib_anoseg.report.sheet", demo_root / "part/train/good"]
-    laws = ["--generator.synthetic_share=1", "--generator.patch_area=[0.05,0.1]"]
+    laws = ["--anomalies.synthetic_share=1", "--anomalies.patch_area=[0.05,0.1]"]
     subprocess.run(
         [*command, "--output=sheet.png", "--rows=2", "--columns=2", "--size=64", *laws],
         cwd=tmp_path,
