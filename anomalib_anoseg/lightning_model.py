@@ -31,6 +31,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from anomalib_anoseg import loss
 from anomalib_anoseg.anomaly_generator import AnomalyGenerator
 from anomalib_anoseg.evaluation.evaluator import Evaluator
+from anomalib_anoseg.evaluation.visualizer import ImageVisualizer
 from anomalib_anoseg.export.export_mixin import ExportMixin
 from anomalib_anoseg.networks.detector import Detector
 from anomalib_anoseg.networks.segmentation import Discriminator
@@ -64,8 +65,8 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         pre_trained: Load the encoder's pretrained weights; needs a network connection.
         decoder: "skip" is light and has skip connections, ours; "paper" is table 6 of AnoSeg.
         coordinate_channels: Give the encoder each pixel's row and column.
-        anomalies: Laws of the synthetic anomalies; ``Anomalies.paper()`` for the paper's, from a
-            command line ``--model.anomalies`` with the path of a YAML file such as paper.yaml.
+        anomalies: Laws of the synthetic anomalies; ``Anomalies.paper()`` for the paper's. From a
+            command line also a file of them, ``--model.anomalies configs/anomalies/paper.yaml``.
         variation: Laws of the small changes of good images in training, or a list of augmentations
             of kornia to apply instead, of which none is kept in a checkpoint: inference needs none.
             ``[]``, or ``Variation.paper()``, varies nothing.
@@ -347,7 +348,7 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
     def configure_callbacks(self) -> list[Callback]:
         """Return anomalib's own, and what names a file that is at fault."""
         callbacks: Any = super().configure_callbacks()
-        return [*callbacks, DataCheck()]
+        return [DataCheck(), *callbacks]  # before anybody reads an image
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
@@ -374,6 +375,11 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
     def configure_evaluator() -> Evaluator:
         """Return the paper's metrics and those of its successors."""
         return Evaluator()
+
+    @classmethod
+    def configure_visualizer(cls) -> ImageVisualizer:
+        """Return anomalib's, which shows images as they were read."""
+        return ImageVisualizer()
 
 
 @contextmanager

@@ -16,7 +16,7 @@ run() { # name, then settings
 }
 
 # The paper's own ablation: each row adds to the one above.
-paper=$(dirname "$0")/../anomalib_anoseg/synthesis/paper.yaml
+paper=$(dirname "$0")/../configs/anomalies/paper.yaml
 still=("$m.variation=[]")
 plain=("${still[@]}" "$m.anomalies=$paper")
 flat=("$m.coordinate_channels=false")

@@ -25,6 +25,7 @@ from anomalib_anoseg.evaluation.metrics import AUROC, IoUMax
 from anomalib_anoseg.export.quantization import quantize
 from anomalib_anoseg.utils.files import complete_files
 
+pytestmark = pytest.mark.exported
 SMALL = "resnet10t"
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}
 NAMES = ("pred_score", "pred_label", "anomaly_map", "pred_mask")

@@ -23,6 +23,8 @@ from anomalib_anoseg.inference.parallel import in_order
 from anomalib_anoseg.inference.records import Finding, find_defects
 from anomalib_anoseg.inference.segmenter import Prediction, Segmenter
 
+pytestmark = pytest.mark.exported
+
 
 def write_bright_spots(path: Path, *, fixed: bool = False) -> Path:
     """Write a model of anomalib's interface that takes the green channel for the anomaly map."""

@@ -3,15 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
 from anomalib_anoseg.utils.checks import require_range, require_whole, require_within
+from anomalib_anoseg.utils.configs import config_path
 
 Range = tuple[float, float]
-PAPER = Path(__file__).with_name("paper.yaml")
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ class Anomalies:
     @classmethod
     def paper(cls) -> "Anomalies":
         """Return the paper's: one opaque rectangle of the same image, labelled as a whole."""
-        return cls(**yaml.safe_load(PAPER.read_text()))
+        return cls(**yaml.safe_load(config_path("anomalies/paper").read_text()))
 
 
 @dataclass(frozen=True)
