@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from anomalib_anoseg.networks.segmentation import Discriminator
     from anomalib_anoseg.post_processor import PostProcessor
     from anomalib_anoseg.pre_processor import PreProcessor
+    from anomalib_anoseg.synthesis.laws import Anomalies, Variation
     from anomalib_anoseg.torch_model import AnoSegModel
 
 __version__ = "0.1.0"
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 _HOME = {
     "AnoSeg": "lightning_model",
     "AnoSegModel": "torch_model",
+    "Anomalies": "synthesis.laws",
     "AnomalyGenerator": "anomaly_generator",
     "Discriminator": "networks.segmentation",
     "Evaluator": "evaluation.evaluator",
@@ -30,11 +32,13 @@ _HOME = {
     "PostProcessor": "post_processor",
     "PreProcessor": "pre_processor",
     "SurfaceDemo": "data",
+    "Variation": "synthesis.laws",
 }
 
 __all__ = [
     "AnoSeg",
     "AnoSegModel",
+    "Anomalies",
     "AnomalyGenerator",
     "Discriminator",
     "Evaluator",
@@ -44,6 +48,7 @@ __all__ = [
     "PostProcessor",
     "PreProcessor",
     "SurfaceDemo",
+    "Variation",
 ]
 
 

@@ -5,9 +5,9 @@ arXiv 2110.03396, 2021.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from inspect import signature
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,13 +37,14 @@ from anomalib_anoseg.networks.detector import Detector
 from anomalib_anoseg.networks.segmentation import Discriminator
 from anomalib_anoseg.post_processor import PostProcessor
 from anomalib_anoseg.pre_processor import PreProcessor
-from anomalib_anoseg.synthesis.variation import Variation
+from anomalib_anoseg.synthesis.laws import Anomalies, Variation, laws_from
+from anomalib_anoseg.synthesis.variation import variation_from
 from anomalib_anoseg.torch_model import AnoSegModel, Segmentation, check_images
 from anomalib_anoseg.training.data_check import DataCheck
 from anomalib_anoseg.training.last_checkpoint import LastCheckpoint
 from anomalib_anoseg.training.learning_rate import resume_with, warmup_cosine
 from anomalib_anoseg.training.loss_guard import LossGuard, check_weights
-from anomalib_anoseg.training.random_draws import RandomDraws, own_draws
+from anomalib_anoseg.training.random_draws import RandomDraws
 from anomalib_anoseg.training.restoration import (
     is_resumed,
     kind_of,
@@ -59,6 +60,7 @@ from anomalib_anoseg.utils.checks import (
     require_whole,
     require_within,
 )
+from anomalib_anoseg.utils.seeds import own_seed
 from anomalib_anoseg.utils.shapes import Images, Masks
 
 CHECK_EVERY = 50  # steps; a GPU does not wait for the losses in between
@@ -77,35 +79,11 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         pre_trained: Load the encoder's pretrained weights; needs a network connection.
         decoder: "skip" is light and has skip connections, ours; "paper" is table 6 of AnoSeg.
         coordinate_channels: Give the encoder each pixel's row and column.
-        turn: Largest angle in degrees by which a good image is turned in training, either way,
-            [0, 180]; 180 for parts that lie in any direction. This and the next three are
-            :class:`Variation`, ours: without it the good images are learned by heart.
-        shift: Largest shift of a good image, as a share of its sides, [0, 1].
-        zoom: Largest change of its size, as a share of it, [0, 1].
-        lighting: Largest change of its brightness and of its contrast, as a share, [0, 1].
-        synthetic_share: Share of a batch that becomes synthetic, (0, 1]. This and the arguments
-            down to min_difference are the laws of :class:`AnomalyGenerator`, which gives the
-            paper's values and the reasons.
-        hard_augmentation: Probability of each of rotation, permutation and colour jitter of what is
-            pasted, [0, 1].
-        patch_area: Smallest and largest area of a pasted patch, as shares of the image.
-        patch_aspect: Smallest and largest width over height of a patch.
-        patch_rotation: Smallest and largest angle in degrees by which a patch is turned.
-        patches: Fewest and most patches of a synthetic image.
-        scar_share: Share of the patches that are thin scars instead, [0, 1].
-        scar_width: Smallest and largest width of a scar, in pixels of a 256 x 256 image.
-        scar_length: Smallest and largest length of a scar, likewise.
-        blob_share: Share of the other patches that are unions of ellipses, [0, 1].
-        colour_share: Share of the patches that are painted in one random colour, [0, 1].
-        opacity: Smallest and largest opacity of a patch, (0, 1].
-        border_width: Smallest and largest width over which a patch fades in, in pixels of a
-            256 x 256 image.
-        patch_scale: Smallest and largest factor by which a patch is enlarged.
-        other_source_share: Share of the synthetic images whose patches come from another image of
-            the batch, [0, 1].
-        structure_share: Share of the patches that are pasted where the image has structure, [0, 1].
-        colour_jitter: Strengths of brightness, contrast, saturation, hue in the hard augmentation.
-        min_difference: Smallest smoothed change of a pixel that counts as anomalous, [0, 1).
+        anomalies: Laws of the synthetic anomalies; ``Anomalies.paper()`` for the paper's. From a
+            command line also a file of them, ``--model.anomalies configs/anomalies/paper.yaml``.
+        variation: Laws of the small changes of good images in training, or a list of augmentations
+            of kornia to apply instead, of which none is kept in a checkpoint: inference needs none.
+            ``[]``, or ``Variation.paper()``, varies nothing.
         segmentation_loss: "l1" is the paper's; "l1_bce_dice" adds cross entropy and Dice, ours.
         reconstruction_weight: Weight of the masked reconstruction loss.
         adversarial_weight: Weight of the adversarial loss; 0 builds no discriminator. With both
@@ -114,9 +92,8 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
             the paper's second GAN, trained in the same run and exported with the model.
         learning_rate: Highest rate of AdamW; warmed up, then lowered along a cosine.
         weight_decay: Weight decay of AdamW.
-        torch_compile: Compile what a training step calls, which takes minutes at its start. The
-            synthetic anomalies on a GPU only: on a CPU they are made where patches are, image by
-            image, which takes a third of the time of a compiled pass over the whole batch.
+        torch_compile: Compile what a training step calls, which takes minutes at its start; the
+            synthetic anomalies on a GPU only.
         max_epochs: Epochs to train, instead of ``--trainer.max_epochs``. Made for anomalib's
             benchmark, which passes nothing to the trainer and would train 1000 epochs.
         seed: Makes a run repeatable: initial weights, synthetic anomalies and order of the data.
@@ -139,28 +116,8 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         pre_trained: bool = False,
         decoder: Literal["paper", "skip"] = "skip",
         coordinate_channels: bool = True,
-        turn: float = 2.0,
-        shift: float = 0.01,
-        zoom: float = 0.02,
-        lighting: float = 0.1,
-        synthetic_share: float = 0.8,
-        hard_augmentation: float = 0.5,
-        patch_area: tuple[float, float] = (0.02, 0.15),
-        patch_aspect: tuple[float, float] = (0.3, 3.3),
-        patch_rotation: tuple[float, float] = (-45.0, 45.0),
-        patches: tuple[int, int] = (1, 3),
-        scar_share: float = 0.0,
-        scar_width: tuple[float, float] = (1.0, 16.0),
-        scar_length: tuple[float, float] = (10.0, 80.0),
-        blob_share: float = 0.7,
-        colour_share: float = 0.3,
-        opacity: tuple[float, float] = (0.3, 1.0),
-        border_width: tuple[float, float] = (0.0, 12.0),
-        patch_scale: tuple[float, float] = (0.7, 1.4),
-        other_source_share: float = 0.5,
-        structure_share: float = 0.7,
-        colour_jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1),
-        min_difference: float = 0.02,
+        anomalies: Anomalies = Anomalies(),  # noqa: B008  # frozen
+        variation: Variation | list[nn.Module] = Variation(),  # noqa: B008
         segmentation_loss: Literal["l1", "l1_bce_dice"] = "l1_bce_dice",
         reconstruction_weight: float = 1.0,
         adversarial_weight: float = 0.01,
@@ -175,14 +132,10 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         evaluator: AnomalibEvaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        # Rebound before super() saves them: anomalib's benchmark passes OmegaConf's lists, and only
-        # plain data can be loaded from a checkpoint with weights_only.
-        patch_area, patch_aspect = _plain(patch_area), _plain(patch_aspect)
-        patch_rotation, patches = _plain(patch_rotation), _plain(patches)
-        scar_width, scar_length = _plain(scar_width), _plain(scar_length)
-        opacity, border_width = _plain(opacity), _plain(border_width)
-        patch_scale, colour_jitter = _plain(patch_scale), _plain(colour_jitter)
-        require_positive("synthetic_share", synthetic_share)
+        laws, vary = laws_from(Anomalies, anomalies), variation_from(variation)
+        # Rebound before super() saves them: only plain data can be loaded with weights_only.
+        anomalies, variation = _plain(laws), _plain(vary.laws)
+        require_positive("anomalies.synthetic_share", laws.synthetic_share)
         require_positive("learning_rate", learning_rate)
         require_not_negative("weight_decay", weight_decay)
         require_not_negative("reconstruction_weight", reconstruction_weight)
@@ -195,7 +148,7 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
             require_whole("max_epochs", max_epochs)
         require_one_of("segmentation_loss", segmentation_loss, SEGMENTATION_LOSSES)
         require_one_of("image_score", image_score, ("map", "detector"))
-        if image_score == "detector" and synthetic_share == 1:
+        if image_score == "detector" and laws.synthetic_share == 1:
             msg = "image_score 'detector' needs good images: synthetic_share must be below 1, got 1"
             raise ValueError(msg)
         super().__init__(
@@ -204,9 +157,10 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
             evaluator=evaluator,
             visualizer=visualizer,
         )
+        self.variation = vary
         self._loss_guard = LossGuard()
         self.trained_on = ""
-        with own_draws(seed) if seed is not None else nullcontext():
+        with own_seed(seed) if seed is not None else nullcontext():
             self._build(pre_trained=pre_trained)
 
     def _build(self, *, pre_trained: bool) -> None:
@@ -220,11 +174,9 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         self.reconstruction_weight: float = arguments["reconstruction_weight"]
         self.adversarial_weight: float = arguments["adversarial_weight"]
         self.segmentation_loss = SEGMENTATION_LOSSES[arguments["segmentation_loss"]]
-        self.variation = Variation(
-            arguments["turn"], arguments["shift"], arguments["zoom"], arguments["lighting"]
-        )
-        laws = signature(AnomalyGenerator).parameters
-        self.anomaly_generator = AnomalyGenerator(**{name: arguments[name] for name in laws})
+        if arguments["variation"]:  # a user's own augmentations are not in a checkpoint
+            self.variation = variation_from(arguments["variation"])
+        self.anomaly_generator = AnomalyGenerator(laws_from(Anomalies, arguments["anomalies"]))
         networks = self.architecture(arguments)
         discriminate = networks.pop("discriminate")
         self.model = AnoSegModel(pre_trained=pre_trained, **networks)
@@ -297,7 +249,8 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         assert batch.image is not None  # anomalib's batches always carry images
         if batch_idx == 0:  # once per epoch: looking at values makes a GPU wait
             check_images(batch.image)
-        images, masks = self.anomaly_generator(self.variation(batch.image))
+        images = self.variation(batch.image)
+        images, masks = self.anomaly_generator(images, torch.zeros_like(images[:, :1]))
         output: Segmentation = self.model(images)
         losses = self._segmentation_losses(images, masks, output)
         critics = {}
@@ -424,7 +377,7 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
     def _rebuild(self, arguments: dict[str, Any]) -> None:
         device = next(self.model.parameters()).device
         self.save_hyperparameters(arguments)
-        with own_draws(None):
+        with own_seed(0):  # the weights are those of the checkpoint
             self._build(pre_trained=False)
         self.model.to(device).train(self.training)
         if self.discriminator is not None:
@@ -512,5 +465,5 @@ def _frozen(network: nn.Module) -> Iterator[None]:
     network.requires_grad_(True)
 
 
-def _plain(value: Any) -> Any:
-    return tuple(value) if isinstance(value, Sequence) else value
+def _plain(laws: Anomalies | Variation | None) -> Any:
+    return [] if laws is None else asdict(laws)

@@ -1,8 +1,8 @@
 """Thresholds that need no defective image, and a normalisation that loses nothing."""
 
-import copy
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,8 +12,10 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from anomalib_anoseg.anomaly_generator import AnomalyGenerator
 from anomalib_anoseg.evaluation.metrics import IoUMax
 from anomalib_anoseg.training.hold_out import HeldOut
+from anomalib_anoseg.utils.seeds import own_seed
 from anomalib_anoseg.utils.shapes import Images, Masks, Verdicts
 
 SYNTHETIC_IMAGES = 64  # at least; few held-out images are used several times
@@ -138,10 +140,7 @@ class PostProcessor(AnomalibPostProcessor):
         normal = torch.cat(
             [i if i.shape[-2:] == size else interpolate(i, size, mode="bilinear") for i in images]
         )
-        generator = copy.copy(module.anomaly_generator)
-        generator.synthetic_share = 1.0
-        # Always the same anomalies, and training's own random numbers are left alone.
-        random = torch.Generator(module.device).manual_seed(0)
+        generator = AnomalyGenerator(replace(module.anomaly_generator.anomalies, synthetic_share=1))
         scores: list[list[Tensor]] = [[], []]
         best = IoUMax(fields=["anomaly_map", "gt_mask"]).to(module.device)
 
@@ -150,11 +149,13 @@ class PostProcessor(AnomalibPostProcessor):
             scores[label].append(answer.pred_score)
             best.update(ImageBatch(images, anomaly_map=answer.anomaly_map, gt_mask=masks > 0))
 
-        for batch in torch.split(normal.to(module.device), BATCH):
-            look(batch, torch.zeros_like(batch[:, :1]), 0)
-            for _ in range(math.ceil(SYNTHETIC_IMAGES / len(normal))):
-                synthetic, masks = generator(batch, random)
-                look(synthetic, masks, 1)
+        with own_seed(0):  # always the same anomalies; training's random numbers are left alone
+            for batch in torch.split(normal.to(module.device), BATCH):
+                nothing = torch.zeros_like(batch[:, :1])
+                look(batch, nothing, 0)
+                for _ in range(math.ceil(SYNTHETIC_IMAGES / len(normal))):
+                    synthetic, masks = generator(batch, nothing)
+                    look(synthetic, masks, 1)
         image_threshold = separate(*(torch.cat(label).cpu() for label in scores))
         # Strictly between 0 and 1, also for a map that tells nothing: both sides need a length.
         self._image_threshold.copy_(image_threshold.clamp(*WITHIN))

@@ -16,12 +16,11 @@ run() { # name, then settings
 }
 
 # The paper's own ablation: each row adds to the one above.
-still=("$m.turn=0" "$m.shift=0" "$m.zoom=0" "$m.lighting=0")
-plain=("${still[@]}" "$m.synthetic_share=0.5" "$m.patches=[1,1]" "$m.patch_area=[0.02,0.15]" "$m.scar_share=0"
-    "$m.blob_share=0" "$m.colour_share=0" "$m.opacity=[1,1]" "$m.border_width=[0,0]"
-    "$m.other_source_share=0" "$m.patch_scale=[1,1]" "$m.structure_share=0" "$m.min_difference=0")
+paper=$(dirname "$0")/../configs/anomalies/paper.yaml
+still=("$m.variation=[]")
+plain=("${still[@]}" "$m.anomalies=$paper")
 flat=("$m.coordinate_channels=false")
-run "01 CutPaste" "${plain[@]}" "${flat[@]}" "$m.hard_augmentation=0"
+run "01 CutPaste" "${plain[@]}" "${flat[@]}" "$m.anomalies.hard_augmentation=0"
 run "02 + hard augmentation" "${plain[@]}" "${flat[@]}"
 full=("$m.reconstruction_weight=1.0" "$m.adversarial_weight=0.01")
 run "03 + adversarial and reconstruction" "${plain[@]}" "${flat[@]}" "${full[@]}"
@@ -29,12 +28,11 @@ run "04 + coordinate channels: the paper" "${plain[@]}" "${full[@]}"
 
 # Ours, configs/cpu.yaml, and the same with one thing changed.
 run "05 ours"
-run "06 ours, one patch" "$m.patches=[1,1]"
-run "07 ours, and scars" "$m.scar_share=0.3"
-run "08 ours, opaque with sharp borders" "$m.border_width=[0,0]" "$m.opacity=[1,1]"
-run "09 ours, no blobs" "$m.blob_share=0"
-run "10 ours, patches from the same image" "$m.other_source_share=0"
-run "11 ours, patches anywhere" "$m.structure_share=0"
-run "12 ours, good images not varied" "${still[@]}"
-run "13 ours, detector score" "$m.image_score=detector"
-run "14 ours, paper decoder" "$m.decoder=paper"
+run "06 ours, one patch" "$m.anomalies.patches=[1,1]"
+run "07 ours, opaque with sharp borders" "$m.anomalies.border_width=[0,0]" "$m.anomalies.opacity=[1,1]"
+run "08 ours, no blobs" "$m.anomalies.blob_share=0"
+run "09 ours, patches from the same image" "$m.anomalies.other_source_share=0"
+run "10 ours, patches anywhere" "$m.anomalies.structure_share=0"
+run "11 ours, good images not varied" "${still[@]}"
+run "12 ours, detector score" "$m.image_score=detector"
+run "13 ours, paper decoder" "$m.decoder=paper"

@@ -7,6 +7,8 @@ Every image of a batch becomes anomalous, for all sides; on a GPU the batch is l
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import torch
 from anomalib.data.utils.generators import PerlinAnomalyGenerator
@@ -19,18 +21,12 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_dtype, to_pil
 
 from anomalib_anoseg import AnomalyGenerator, AnoSeg
 from anomalib_anoseg.loss import l1_bce_dice_loss
-from anomalib_anoseg.synthesis.geometry import AnomalyParameters
-from anomalib_anoseg.synthesis.variation import Variation
+from anomalib_anoseg.synthesis.laws import Anomalies
+from anomalib_anoseg.synthesis.variation import RandomVariation
 
-Apply = Callable[[Tensor, AnomalyParameters], tuple[Tensor, Tensor]]
+Call = Callable[..., Any]
 
 SIZE = 256
-PAPER = {
-    "patches": (1, 1), "patch_area": (0.02, 0.15), "scar_share": 0.0, "blob_share": 0.0,
-    "colour_share": 0.0, "opacity": (1.0, 1.0), "border_width": (0.0, 0.0),
-    "patch_scale": (1.0, 1.0), "other_source_share": 0.0, "structure_share": 0.0,
-    "min_difference": 0.0,
-}  # fmt: skip
 
 
 def photographs(batch: int, device: torch.device, size: int = SIZE) -> Tensor:
@@ -73,14 +69,11 @@ def per_image_cut_paste(images: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(made), torch.stack(masks)
 
 
-def check(images: Tensor, generator: AnomalyGenerator, apply: Apply | None = None) -> None:
-    """Compare windows, or apply, with the whole batch at once, which is what a GPU computes."""
-    draws = generator.sample(images)
-    fast = (apply or generator.apply_parameters)(images, draws)
-    original, torch.compiler.is_compiling = torch.compiler.is_compiling, lambda: True
-    slow = generator.apply_parameters(images, draws)
-    torch.compiler.is_compiling = original
-    for a, b in zip(fast, slow, strict=True):
+def check(images: Tensor, masks: Tensor, generator: AnomalyGenerator, compiled: Call) -> None:
+    """Compare what is compiled with what is not."""
+    params = generator.forward_parameters(images.shape)
+    eager = generator(images, masks, params=params)
+    for a, b in zip(compiled(images, masks, params=params), eager, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
 
 
@@ -98,13 +91,13 @@ def training_step(images: Tensor) -> Callable[[], None]:
     return step
 
 
-def on_a_gpu(generator: AnomalyGenerator, images: Tensor) -> None:
+def on_a_gpu(generator: AnomalyGenerator, images: Tensor, masks: Tensor) -> None:
     """Measure the peak memory, in sizes of the batch, and refuse to wait for the GPU."""
-    generator(images)
+    generator(images, masks)
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     torch.cuda.set_sync_debug_mode("error")
-    generator(images)
+    generator(images, masks)
     torch.cuda.set_sync_debug_mode("default")
     peak = (torch.cuda.max_memory_allocated() - before) / (images.nbytes)
     print(f"\nPeak memory: {peak:.1f} times the batch")
@@ -114,45 +107,44 @@ def on_a_gpu(generator: AnomalyGenerator, images: Tensor) -> None:
 def main() -> None:
     """Check, time, and say where the time goes."""
     cuda = torch.cuda.is_available()
-    images = photographs(64 if cuda else 16, torch.device("cuda" if cuda else "cpu"))
-    ours = AnomalyGenerator(synthetic_share=1.0)
-    paper = AnomalyGenerator(synthetic_share=1.0, **PAPER)
-    for generator in (ours, paper):
-        check(images, generator)
+    device = torch.device("cuda" if cuda else "cpu")
+    images = photographs(64 if cuda else 16, device)
+    masks = torch.zeros_like(images[:, :1])
+    ours = AnomalyGenerator(Anomalies(synthetic_share=1)).to(device)
+    paper = AnomalyGenerator(replace(Anomalies.paper(), synthetic_share=1)).to(device)
     perlin = PerlinAnomalyGenerator(probability=1.0)
     compiled = {}
-    if cuda:  # as --model.torch_compile does it; a CPU is slower with it
-        fused = AnomalyGenerator(synthetic_share=1.0)
-        check(images, fused, torch.compile(fused.apply_parameters, dynamic=False))
-        fused.compile(dynamic=False)
-        compiled = {"ours, default laws, compiled": lambda: fused(images)}
+    if cuda:  # as --model.torch_compile does it
+        fused: Call = torch.compile(ours, dynamic=False)
+        check(images, masks, ours, fused)
+        compiled = {"ours, default laws, compiled": lambda: fused(images, masks)}
     times = side_by_side(
         {
             "PerlinAnomalyGenerator": lambda: [perlin(image) for image in images],
             "CutPaste per image": lambda: per_image_cut_paste(images.cpu()),
-            "ours, the paper's laws": lambda: paper(images),
-            "ours, default laws": lambda: ours(images),
+            "ours, the paper's laws": lambda: paper(images, masks),
+            "ours, default laws": lambda: ours(images, masks),
             **compiled,
         }
     )
     report("synthesis", times, "PerlinAnomalyGenerator", len(images))
 
-    draws = ours.sample(images)
-    variation = Variation(2.0, 0.01, 0.02, 0.1)
+    params = ours.forward_parameters(images.shape)
+    variation = RandomVariation()
     parts = side_by_side(
         {
             "training step": training_step(images),
-            "generator": lambda: ours(images),
+            "generator": lambda: ours(images, masks),
             **compiled,
-            "draws alone": lambda: ours.sample(images),
-            "pasting alone": lambda: ours.apply_parameters(images, draws),
+            "draws alone": lambda: ours.forward_parameters(images.shape),
+            "pasting alone": lambda: ours(images, masks, params=params),
             "variation": lambda: variation(images),
             "one copy of the batch": images.clone,
         }
     )
     report("synthesis in a training step", parts, "training step", len(images))
     if cuda:
-        on_a_gpu(ours, images)
+        on_a_gpu(ours, images, masks)
     wait()
 
 

@@ -19,7 +19,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from anomalib_anoseg import AnomalyGenerator, AnoSeg
-from anomalib_anoseg.synthesis.variation import Variation
+from anomalib_anoseg.synthesis.laws import Anomalies
+from anomalib_anoseg.synthesis.variation import RandomVariation
 
 
 class Watch(TorchDispatchMode):
@@ -58,7 +59,11 @@ def fake_gpu() -> Iterator[Watch]:
 def test_nothing_would_wait_for_a_gpu(channels: int) -> None:
     with fake_gpu() as watch:
         images = torch.rand(8, channels, 64, 64, device="cuda")
-        AnomalyGenerator(scar_share=0.3)(Variation(2.0, 0.01, 0.02, 0.1)(images))
+        drawing_there, drawing_here = AnomalyGenerator().to("cuda"), AnomalyGenerator()
+        watch.waits.clear()
+        images = RandomVariation()(images)
+        for generator in (drawing_there, drawing_here):
+            generator(images, torch.zeros_like(images[:, :1]))
         assert watch.waits == []
         images.new_tensor([64, 64])  # this would
         assert len(watch.waits) == 1
@@ -71,7 +76,8 @@ def test_memory_on_a_gpu() -> None:
     with fake_gpu() as watch:
         images = torch.rand(16, 3, 64, 64, device="cuda")
         assert watch.peak == images.nbytes
-        result = AnomalyGenerator(synthetic_share=1.0, scar_share=0.3)(images)
+        masks = torch.zeros_like(images[:, :1])
+        result = AnomalyGenerator(Anomalies(synthetic_share=1.0)).to("cuda")(images, masks)
         kept = sum(tensor.nbytes for tensor in (images, *result))
         assert 2 < (watch.peak - kept) / images.nbytes < 10
 
@@ -117,10 +123,11 @@ def test_a_training_step_and_its_log_would_not_wait(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_nothing_waits_for_a_gpu() -> None:
-    images, generator = photographs(8).cuda(), AnomalyGenerator(scar_share=0.3)
-    generator(images)
+    images, generator, vary = photographs(8).cuda(), AnomalyGenerator().cuda(), RandomVariation()
+    masks = torch.zeros_like(images[:, :1])
+    generator(vary(images), masks)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        generator(images)
+        generator(vary(images), masks)
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -10,8 +10,8 @@ PROJECT = Path(__file__).parents[1]
 
 def test_public_names() -> None:
     assert anomalib_anoseg.__all__ == [
-        "AnoSeg", "AnoSegModel", "AnomalyGenerator", "Discriminator", "Evaluator", "IoU",
-        "IoUMax", "IoUPerImage", "PostProcessor", "PreProcessor", "SurfaceDemo",
+        "AnoSeg", "AnoSegModel", "Anomalies", "AnomalyGenerator", "Discriminator", "Evaluator",
+        "IoU", "IoUMax", "IoUPerImage", "PostProcessor", "PreProcessor", "SurfaceDemo", "Variation",
     ]  # fmt: skip
     for name in anomalib_anoseg.__all__:
         assert getattr(anomalib_anoseg, name).__name__ == name

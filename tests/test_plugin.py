@@ -259,7 +259,7 @@ benchmark:
       max_epochs: 1
       adversarial_weight: 0
       reconstruction_weight: 0
-      patch_area: [0.02, 0.15]
+      anomalies: {patch_area: [0.02, 0.15]}
   data:
     class_path: SurfaceDemo
     init_args:
@@ -299,10 +299,12 @@ assert results["pixel_AUROC"] > 0, results
 
 def test_help_lists_our_arguments(installed: Environment) -> None:
     output = installed.anomalib("train", "--model.help", "AnoSeg")
-    for name in ("backbone", "decoder", "patch_area", "adversarial_weight", "seed"):
+    for name in ("backbone", "decoder", "anomalies.patch_area", "adversarial_weight", "seed"):
         assert f"--model.init_args.{name}" in output or f"--model.{name}" in output
     assert "Encoder" in output or "encoder" in output
     assert "Makes a run repeatable" in output
+    assert "Laws of the synthetic anomalies" in output  # a group of its own, with its own texts
+    assert "Fewest and most patches" in output
 
 
 def test_python_interface(installed: Environment, trained: list[str]) -> None:

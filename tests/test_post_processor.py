@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from anomalib_anoseg import AnomalyGenerator, AnoSeg, PostProcessor, PreProcessor
 from anomalib_anoseg.post_processor import separate
+from anomalib_anoseg.synthesis.laws import Anomalies
 from anomalib_anoseg.training.hold_out import HeldOut
 
 
@@ -102,7 +103,7 @@ class Model(nn.Module):
         super().__init__()
         self.pre_processor = None
         self.model: nn.Module = Difference()
-        self.anomaly_generator = AnomalyGenerator(colour_share=1.0)
+        self.anomaly_generator = AnomalyGenerator(Anomalies(colour_share=1.0))
         self.device = torch.device("cpu")
 
 
@@ -116,7 +117,7 @@ def test_fit_separates_good_images_from_synthetic_anomalies() -> None:
     again.fit(model, images)
     assert again.state_dict() == made.state_dict()
     assert torch.equal(torch.get_rng_state(), state)  # training's draws do not depend on it
-    assert model.anomaly_generator.synthetic_share == 0.8  # training's is left alone
+    assert model.anomaly_generator.p == 0.8  # training's is left alone
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])

@@ -15,7 +15,7 @@ def test_it_draws_a_folder(
     demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    laws = ["--generator.synthetic_share=1", "--generator.patch_area=[0.05,0.1]"]
+    laws = ["--anomalies.synthetic_share=1", "--anomalies.patch_area=[0.05,0.1]"]
     tiles = ["--output=sheet.png", "--rows=2", "--columns=2", "--size=64"]
     assert run("sheet", [str(demo_root / "part/train/good"), *tiles, *laws]) == 0
     picture = Image.open(tmp_path / "sheet.png")

@@ -15,8 +15,10 @@ from anomalib.data import AnomalibDataModule, ImageBatch
 from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
+from anomalib_anoseg.anomaly_generator import AnomalyGenerator
 from anomalib_anoseg.evaluation.metrics import IoU
 from anomalib_anoseg.training.hold_out import HeldOut
+from anomalib_anoseg.utils.seeds import own_seed
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -96,12 +98,13 @@ def calibration_samples(
     held_out = HeldOut(datamodule, module.pre_processor or (lambda images: images))
     held_out.release()
     *_, height, width = model.input(0).partial_shape
-    random = torch.Generator().manual_seed(0)
+    generator = AnomalyGenerator(module.anomaly_generator.anomalies)  # one that draws on the CPU
     repeats = math.ceil(SYNTHETIC_IMAGES / len(held_out.images))
-    samples = []
+    samples: list[Sample] = []
     for image in held_out.images:
         several = image.cpu().expand(1 + repeats, -1, -1, -1)
-        images, masks = module.anomaly_generator(several, random)
+        with own_seed(len(samples)):
+            images, masks = generator(several, torch.zeros_like(several[:, :1]))
         if height.is_static and width.is_static:
             images = interpolate(images, (height.get_length(), width.get_length()))
         samples += [

@@ -13,11 +13,13 @@ from anomalib_anoseg.anomaly_generator import AnomalyGenerator
 from anomalib_anoseg.inference.files import images_below
 from anomalib_anoseg.inference.frames import reason
 from anomalib_anoseg.pre_processor import MatrixResize
+from anomalib_anoseg.synthesis.laws import Anomalies
 from anomalib_anoseg.utils.checks import require_positive
 from anomalib_anoseg.utils.files import complete_file
 from anomalib_anoseg.utils.images import read_image
+from anomalib_anoseg.utils.seeds import own_seed
 
-EPILOG = """Laws of the anomalies are given one by one, such as --generator.patches [1,3].
+EPILOG = """Laws of the anomalies are given one by one, such as --anomalies.patches [1,3].
 
 exit status: 0 every chosen image is drawn; 1 some could not be read; 2 wrong arguments or input.
 """
@@ -30,7 +32,7 @@ def sheet(
     columns: int = 3,
     size: int = 256,
     seed: int = 0,
-    generator: AnomalyGenerator = AnomalyGenerator(synthetic_share=1.0),  # noqa: B008
+    anomalies: Anomalies = Anomalies(synthetic_share=1.0),  # noqa: B008  # frozen
 ) -> int:
     """Draw synthetic anomalies of the images of a folder, each as image, synthetic image and mask.
 
@@ -41,7 +43,7 @@ def sheet(
         columns: Images beside each other; each takes three tiles.
         size: Side of a tile in pixels, what the network would see.
         seed: Seed of the draws.
-        generator: The laws of the synthetic anomalies.
+        anomalies: The laws of the synthetic anomalies.
 
     Returns:
         The exit status: 0, or 1 if an image could not be read.
@@ -60,7 +62,8 @@ def sheet(
         msg = f"{folder}: no image could be read"
         raise ValueError(msg)
     good = torch.stack(images)
-    synthetic, masks = generator(good, torch.Generator().manual_seed(seed))
+    with own_seed(seed):
+        synthetic, masks = AnomalyGenerator(anomalies)(good, torch.zeros_like(good[:, :1]))
     triples = torch.stack([good, synthetic, masks.expand_as(good)], dim=1).flatten(0, 1)
     output.parent.mkdir(parents=True, exist_ok=True)
     with complete_file(output) as part:

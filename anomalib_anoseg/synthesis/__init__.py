@@ -1,1 +1,1 @@
-"""Good images -> synthetic anomalies: laws, draws, geometry, colours, one blend."""
+"""Good images -> synthetic anomalies, or other good images: laws, sampling, geometry, colours."""

@@ -1,22 +1,11 @@
 """Random draws that depend on the seed and the place in the run alone."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import sha256
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
-
-
-@contextmanager
-def own_draws(seed: int | None) -> Iterator[None]:
-    """Draw from a seed on the CPU, and leave the caller's random numbers as they were."""
-    with torch.random.fork_rng(devices=[]):
-        if seed is not None:
-            torch.default_generator.manual_seed(seed)
-        yield
 
 
 class RandomDraws(Callback):
