@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from openvino.preprocess import PrePostProcessor, ResizeAlgorithm
 
 from anomalib_anoseg.inference.frames import Frame
+from anomalib_anoseg.utils.signal_stack import kept_signal_stack
 
 OUTPUTS = {"pred_score", "pred_label", "anomaly_map"}
 
@@ -48,7 +49,8 @@ class Segmenter:
         hints: dict[str, Any] = {"PERFORMANCE_HINT": "THROUGHPUT"}
         if precision != "default":
             hints["INFERENCE_PRECISION_HINT"] = precision
-        compiled = ov.Core().compile_model(_with_uint8_input(_read(model)), device, hints)
+        with kept_signal_stack():
+            compiled = ov.Core().compile_model(_with_uint8_input(_read(model)), device, hints)
         self._queue = ov.AsyncInferQueue(compiled)
 
     def __call__(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Prediction | None]]:
