@@ -6,15 +6,11 @@ nox.options.default_venv_backend = "uv"
 THREADS = {"OMP_NUM_THREADS": "1"}  # as in the Makefile: two processes, a core each
 TESTS = ("python", "-m", "pytest", "--numprocesses", "2", "--dist", "loadgroup")
 TESTS += ("--max-worker-restart", "0")  # one that crashes ends the run
-# In processes of their own: one that had run hundreds of other tests crashed in OpenVINO.
-EXPORTED = tuple(f"tests/test_{name}.py" for name in ("export", "inference", "pre_processor"))
-OTHERS = tuple(f"--ignore={file}" for file in EXPORTED)
 
 
 def run_tests(session: nox.Session) -> None:
     """Run what ``make test`` runs, but for the notebooks."""
-    for files in (OTHERS, EXPORTED):
-        session.run(*TESTS, *files, *session.posargs, env=THREADS)
+    session.run(*TESTS, *session.posargs, env=THREADS)
 
 
 @nox.session(python="3.10")
