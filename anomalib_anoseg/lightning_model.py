@@ -30,6 +30,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from anomalib_anoseg import loss
 from anomalib_anoseg.anomaly_generator import AnomalyGenerator
 from anomalib_anoseg.evaluation.evaluator import Evaluator
+from anomalib_anoseg.evaluation.visualizer import ImageVisualizer
 from anomalib_anoseg.export.export_mixin import ExportMixin
 from anomalib_anoseg.networks.detector import Detector
 from anomalib_anoseg.networks.segmentation import Discriminator
@@ -412,7 +413,7 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
     def configure_callbacks(self) -> list[Callback]:
         """Return anomalib's own, and what names a file that is at fault."""
         callbacks: Any = super().configure_callbacks()
-        return [*callbacks, DataCheck()]
+        return [DataCheck(), *callbacks]  # before anybody reads an image
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
@@ -439,6 +440,11 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
     def configure_evaluator() -> Evaluator:
         """Return the paper's metrics and those of its successors."""
         return Evaluator()
+
+    @classmethod
+    def configure_visualizer(cls) -> ImageVisualizer:
+        """Return anomalib's, which shows images as they were read."""
+        return ImageVisualizer()
 
 
 @contextmanager

@@ -5,7 +5,7 @@ These are the models of anomalib that need no download. Each trains at its own r
 256 x 256 pixels, with as many steps as fit into the minutes; AnoSeg lowers its learning rate over
 them. The thresholds of the others are anomalib's, fitted on the test images, AnoSeg's are not:
 their F1 and IoU look better than a user's would. One JSON file per run, for
-``python -m anomalib_anoseg report results/compare``.
+``anomalib-anoseg report results/compare``.
 """
 
 import argparse

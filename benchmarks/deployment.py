@@ -1,6 +1,6 @@
 """What each precision of an exported model costs and gains, and how fast a folder of images goes.
 
-Usage: python benchmarks/deployment.py --ckpt_path model.ckpt [--category part]
+Usage: python benchmarks/deployment.py --ckpt_path model.ckpt
 With a model trained on the demo, as ``make demo`` leaves it, and the demo's test images.
 """
 
@@ -32,10 +32,9 @@ def main() -> None:
     """Export, measure and time."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--ckpt_path", type=Path, required=True)
-    parser.add_argument("--category", choices=("texture", "part"), default="part")
     arguments = parser.parse_args()
     logging.getLogger("nncf").setLevel(logging.ERROR)
-    data = SurfaceDemo(category=arguments.category, num_workers=0)
+    data = SurfaceDemo(num_workers=0)
     data.prepare_data()
     data.setup()
     model = AnoSeg.load_from_checkpoint(arguments.ckpt_path, map_location="cpu").eval()

@@ -61,6 +61,5 @@ def quiet_engine(root: Path, **arguments: Any) -> Engine:
 def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the root of a small SurfaceDemo: fewer images, drawn as in the real one."""
     root = tmp_path_factory.mktemp("demo")
-    surface_demo.write_texture(root / "texture", train=4, good=2, each=1)
     surface_demo.write_part(root / "part", train=12, good=4, each=2)
     return root

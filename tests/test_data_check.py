@@ -1,17 +1,27 @@
+import pickle
+import re
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from anomalib.data import Folder, ImageBatch
+from anomalib.data import Folder, ImageBatch, ImageItem, PredictDataset
+from anomalib.data.datasets.image.folder import FolderDataset
 from conftest import photographs, quiet_engine, segmenter
 from lightning.pytorch import Trainer
 from PIL import Image, ImageDraw
+from torch.utils.data import DataLoader
 from torchvision.utils import save_image
 
 from anomalib_anoseg.evaluation.evaluator import Evaluator
-from anomalib_anoseg.training.data_check import check_mask
+from anomalib_anoseg.evaluation.visualizer import ImageVisualizer
+from anomalib_anoseg.training.data_check import DataCheck
+from anomalib_anoseg.training.image_reading import ImageReading
+from anomalib_anoseg.utils.images import read_image, to_8_bits
+from anomalib_anoseg.utils.masks import check_mask
 
 
 @pytest.fixture
@@ -41,22 +51,225 @@ def folder(root: Path, **arguments: Any) -> Folder:
 def test_a_mask_of_two_values_and_the_right_size_passes(root: Path) -> None:
     for value in (1, 128, 255):
         Image.new("L", (96, 96), value).save(root / "mask.png")
-        check_mask(str(root / "bad/0.png"), str(root / "mask.png"))
+        check_mask(root / "bad/0.png", root / "mask.png")
 
 
-@pytest.mark.slow
+def whole(root: Path) -> Folder:
+    """All test images in both sets; by default anomalib draws lots."""
+    return folder(root, val_split_mode="same_as_test")
+
+
+def checked(stage: str, data: Folder | None = None, **arguments: Any) -> DataCheck:
+    """Set up what Lightning sets up before a run, and no more."""
+    trainer = Trainer(logger=False, accelerator="cpu", enable_model_summary=False)
+    model = segmenter()
+    if data is not None:
+        data.setup()
+    trainer._data_connector.attach_data(model, datamodule=data, **arguments)
+    check = DataCheck()
+    check.setup(trainer, model, stage)
+    return check
+
+
 @pytest.mark.parametrize("stage", ["fit", "test"])
 def test_a_mask_of_another_size_is_named(root: Path, stage: str) -> None:
     Image.new("L", (96, 48), 255).save(root / "masks/1.png")
     with pytest.raises(ValueError, match=r"masks/1.png has 48 x 96 pixels, .*bad/1.png has 96 x"):
-        getattr(quiet_engine(root), stage)(segmenter(), datamodule=folder(root))
+        checked(stage, whole(root))
 
 
-@pytest.mark.slow
-def test_a_mask_with_grey_values_is_named(root: Path) -> None:
-    Image.linear_gradient("L").resize((96, 96)).save(root / "masks/0.png")
-    with pytest.raises(ValueError, match=r"masks/0.png has \d+ grey values from \d+ to 25\d, of"):
-        quiet_engine(root).fit(segmenter(), datamodule=folder(root))
+def as_jpeg(path: Path) -> None:
+    mask = Image.new("L", (96, 96))
+    ImageDraw.Draw(mask).ellipse((20, 30, 60, 50), fill=255)
+    mask.save(path, format="JPEG")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda path: Image.linear_gradient("L").resize((96, 96)).save(path), as_jpeg],
+    ids=["gradient", "jpeg"],
+)
+def test_grey_in_a_test_mask_warns_in_fit_and_refuses_test(root: Path, spoil: Any) -> None:
+    spoil(root / "masks/0.png")
+    says = r"masks/0.png has \d+ grey values from [01] to 25\d, of which"
+    with pytest.raises(ValueError, match=says):
+        checked("test", whole(root))
+    with pytest.warns(UserWarning, match=says + r".*\(1 such masks\); `test` refuses"):
+        checked("fit", whole(root))
+
+
+def test_a_mask_that_cannot_be_read_is_named(root: Path) -> None:
+    whole = (root / "masks/1.png").read_bytes()
+    for content in (b"", b"hello", whole[:60]):
+        (root / "masks/0.png").write_bytes(content)
+        with pytest.raises(ValueError, match=r"cannot read .*masks/0.png: "):
+            check_mask(root / "bad/0.png", root / "masks/0.png")
+
+
+def test_masks_of_other_depths_pass(root: Path) -> None:
+    """anomalib reads them rightly: whatever is above 0 is a defect."""
+    zeros = np.zeros((96, 96))
+    zeros[4:9, 4:9] = 1
+    for kind in (np.uint16, np.int32, np.float32):
+        Image.fromarray(zeros.astype(kind)).save(root / "mask.tif")
+        check_mask(root / "bad/0.png", root / "mask.tif")
+
+
+def with_orientation(path: Path, orientation: int, picture: Image.Image) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture.save(path, exif=exif)
+
+
+def test_a_mask_must_be_as_upright_as_its_image(root: Path) -> None:
+    photo, mask = root / "bad/0.png", root / "masks/0.png"
+    with_orientation(photo, 6, Image.new("RGB", (60, 40)))  # 60 x 40 once it is upright
+    Image.new("L", (40, 60), 255).save(mask)
+    assert check_mask(photo, mask).orientation == 6
+    Image.new("L", (60, 40), 255).save(mask)
+    with pytest.raises(ValueError, match=r"has 60 x 40 once it is turned upright.*turn the mask"):
+        check_mask(photo, mask)
+    with_orientation(mask, 6, Image.new("L", (60, 40), 255))
+    with pytest.raises(ValueError, match=r"masks/0.png has an EXIF orientation, 6"):
+        check_mask(photo, mask)
+
+
+def test_a_square_photo_that_is_turned_warns_of_its_mask(root: Path) -> None:
+    with_orientation(root / "bad/1.png", 3, Image.new("RGB", (96, 96)))
+    with pytest.warns(UserWarning, match=r"1 images with masks .*bad/1.png: .* drawn upright"):
+        checked("fit", whole(root))
+
+
+def test_image_and_mask_of_a_turned_photo_agree(root: Path) -> None:
+    """The defect at a known place, seen through the data set: issue, "IoU 0.0"."""
+    for size in ((96, 96), (96, 64)):
+        mask = Image.new("L", size)
+        ImageDraw.Draw(mask).rectangle((5, 40, 30, 55), fill=255)
+        mask.save(root / "masks/0.png")
+        sideways = mask.convert("RGB").transpose(Image.Transpose.ROTATE_90)
+        with_orientation(root / "bad/0.png", 6, sideways)
+        data = whole(root)
+        with pytest.warns(UserWarning, match="turned upright"):
+            check = checked("test", data)
+        (index,) = [i for i, p in enumerate(data.test_data.samples.image_path) if "bad/0" in p]
+        item = data.test_data[index]
+        assert torch.equal(item.image[0] > 0.5, item.gt_mask > 0)
+        check.teardown(Trainer(logger=False), segmenter(), "test")
+
+
+def deep(root: Path, highest: int = 65535) -> None:
+    """Write all images again with 16 bits, as bright as the 8-bit ones if highest is 65535."""
+    for path in [*root.glob("good/*"), *root.glob("fine/*"), *root.glob("bad/*")]:
+        grey = np.asarray(Image.open(path).convert("L")).astype(np.float64) / 255
+        Image.fromarray((grey * highest).round().astype(np.uint16)).save(path)
+
+
+def test_deep_images_reach_every_loader_and_the_data_module_stays_as_it_was(root: Path) -> None:
+    expected = {p: np.asarray(Image.open(p).convert("L")) / 255 for p in root.glob("good/*")}
+    deep(root)
+    data = whole(root)
+    data.setup()
+    kinds = [type(part) for part in (data.train_data, data.val_data, data.test_data)]
+    for stage in ("fit", "test"):  # one engine after another
+        check = checked(stage, data)
+        part = data.train_data if stage == "fit" else data.test_data
+        item = part.subsample([0])[0]  # as HeldOut does
+        copy = pickle.loads(pickle.dumps(part))[0]  # noqa: S301 - as spawned workers do
+        assert torch.equal(item.image, copy.image)
+        if stage == "fit":
+            np.testing.assert_allclose(item.image[1], expected[Path(item.image_path)], atol=1e-5)
+        assert 0.2 < item.image.mean() < 0.8
+        check.on_exception(Trainer(logger=False), segmenter(), RuntimeError())
+        assert kinds == [type(part) for part in (data.train_data, data.val_data, data.test_data)]
+    assert data.train_data[0].image.mean() > 0.99  # anomalib's own reader: white
+
+
+def test_deep_images_are_predicted_from_loaders_and_paths(root: Path) -> None:
+    deep(root)
+    dataset = PredictDataset(root / "good")
+    loader = DataLoader(dataset, batch_size=5, num_workers=1, collate_fn=dataset.collate_fn,
+                        multiprocessing_context="fork")  # fmt: skip
+    checked("predict", predict_dataloaders=[loader])
+    batch = next(iter(loader))
+    assert 0.2 < batch.image.mean() < 0.8
+
+
+class Brighter(FolderDataset):
+    """A user's own data set, on top of anomalib's."""
+
+    def __getitem__(self, index: int) -> Any:
+        item = super().__getitem__(index)
+        item.image = item.image + 1
+        return item
+
+
+def test_a_users_own_data_set_reads_through_super(root: Path) -> None:
+    deep(root)
+    dataset = Brighter("own", root / "good", root=root)
+    reading = ImageReading()
+    reading.lend(dataset)
+    assert 1.2 < dataset[0].image.mean() < 1.8
+    reading.take_back()
+    assert type(dataset) is Brighter
+
+
+def test_pictures_show_images_as_they_were_read(root: Path) -> None:
+    """Of 16 bits, and turned: the map lies where the defect is."""
+    deep(root)
+    with_orientation(root / "turned.png", 6, Image.linear_gradient("L").resize((96, 64)))
+    item: dict[str, Any] = {"image": torch.zeros(3, 64, 64), "anomaly_map": torch.zeros(64, 64)}
+    draw = ImageVisualizer(fields=["image"], overlay_fields=[], field_size=(64, 96),
+                           text_config={"enable": False})  # fmt: skip
+    for path in (root / "bad/0.png", root / "turned.png"):
+        picture = draw.visualize(ImageItem(**item, image_path=str(path)))
+        shown = np.asarray(picture.convert("RGB"))[:, :64]  # overlays follow on the right
+        expected = Image.fromarray(to_8_bits(read_image(path))).resize((64, 96))
+        assert (shown == np.asarray(expected)).all(), path
+        assert 40 < shown.mean() < 215
+    assert type(segmenter(visualizer=True).visualizer) is ImageVisualizer
+
+
+@pytest.mark.parametrize("dark", [True, False])
+def test_12_bits_in_files_of_16_warn(root: Path, dark: bool) -> None:
+    deep(root, 4095 if dark else 2**14 - 1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        checked("fit", whole(root))
+    says = [str(w.message) for w in caught if "12 bits stored in 16" in str(w.message)]
+    assert len(says) == dark
+    assert not dark or re.search(r"good/\d.png and \d+ other images use 6\.\d% of", says[0])
+
+
+def test_synthetic_splits_of_deep_images_are_refused(root: Path) -> None:
+    deep(root)
+    with pytest.raises(ValueError, match=r"good/\d.png has more than 8 bits, from which anomalib"):
+        checked("fit", folder(root, val_split_mode="synthetic"))
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate", "test"])
+@pytest.mark.parametrize("content", [b"", b"hello"], ids=["empty", "text"])
+def test_a_file_that_is_no_image_is_refused_before_training(
+    root: Path, content: bytes, stage: str
+) -> None:
+    (root / "bad/1.png").write_bytes(content)
+    with pytest.raises(ValueError, match=r"cannot read .*bad/1.png: not an image, or damaged"):
+        checked(stage, whole(root))
+
+
+def test_pages_after_the_first_are_named(root: Path) -> None:
+    page = Image.new("L", (96, 96), 90)
+    page.save(root / "good/film.tif", save_all=True, append_images=[page, page])
+    with pytest.warns(UserWarning, match=r"film.tif has 3 pages, of which only the first is used"):
+        checked("fit", whole(root))
+
+
+def test_an_error_decodes_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk, say: issue, "decode the data set twice"."""
+    check = checked("fit", whole(root))
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("looked at an image"))
+    error = OSError(28, "No space left on device")
+    check.on_exception(Trainer(logger=False), segmenter(), error)
+    assert str(error) == "[Errno 28] No space left on device"
 
 
 def other_arguments(path: Path) -> None:
@@ -95,23 +308,37 @@ def truncated(path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("index", [2, 5])  # 5 is held out
-@pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize(
-    ("damage", "says"),
-    [
-        (truncated, r"cannot read .*\d.png: .*(truncated|broken)"),
-        (lambda path: path.write_bytes(b""), r"cannot identify image file .*\d.png"),
-        (lambda path: path.write_text("hello"), r"cannot identify image file .*\d.png"),
-    ],
-    ids=["truncated", "empty", "text"],
+    ("index", "workers"), [(2, 0), (2, 1), (5, 0)], ids=["process", "worker", "held out"]
 )
-def test_an_image_that_cannot_be_read_is_named(
-    root: Path, damage: Any, says: str, workers: int, index: int
+def test_an_image_that_is_torn_is_named_when_its_turn_comes(
+    root: Path, workers: int, index: int
 ) -> None:
-    damage(root / f"good/{index}.png")
-    with pytest.raises((OSError, SyntaxError), match=says.replace("\\d", str(index))):
+    truncated(root / f"good/{index}.png")
+    with pytest.raises(ValueError, match=rf"cannot read .*{index}.png: .*(truncated|broken)"):
         quiet_engine(root).fit(segmenter(), datamodule=folder(root, num_workers=workers))
+
+
+@pytest.mark.slow
+def test_training_on_16_bits_is_training_on_8(root: Path) -> None:
+    """The same greys in both depths: figures and predictions are the same, but for rounding."""
+    shallow, deeper = root / "8", root / "16"
+    for copy in (shallow, deeper):
+        for part in ("good", "fine", "bad", "masks"):
+            shutil.copytree(root / part, copy / part)
+    for path in [p for p in root.glob("*/*.png") if p.parent.name != "masks"]:
+        grey = np.asarray(Image.open(path).convert("L"))
+        Image.fromarray(grey).save(shallow / path.relative_to(root))
+        Image.fromarray(grey.astype(np.uint16) * 257).save(deeper / path.relative_to(root))
+    figures, scores = [], []
+    for copy in (shallow, deeper):
+        model, run, data = segmenter(seed=1), quiet_engine(root / "runs"), folder(copy)
+        run.fit(model, datamodule=data)
+        figures.append(run.test(model, datamodule=data)[0])
+        predicted = run.predict(model, data_path=copy / "bad")
+        scores.append(torch.cat([batch.pred_score for batch in predicted]))
+    assert figures[0] == pytest.approx(figures[1], abs=0.01)
+    torch.testing.assert_close(*scores, atol=1e-3, rtol=0)
 
 
 @pytest.mark.slow

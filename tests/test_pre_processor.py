@@ -27,13 +27,30 @@ def texture(size: tuple[int, int]) -> Tensor:
     return torch.rand(1, 3, *size)
 
 
+@pytest.fixture
+def exporting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs in this test is what an export records."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+
+
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_resize_is_torchvisions_antialiased_one(size: tuple[int, int]) -> None:
     image = texture(size)
-    expected = resize(image, [128, 160], antialias=True)
-    torch.testing.assert_close(PreProcessor((128, 160))(image), expected, atol=1e-5, rtol=0)
+    assert torch.equal(PreProcessor((128, 160))(image), resize(image, [128, 160], antialias=True))
 
 
+@pytest.mark.usefixtures("exporting")
+@pytest.mark.parametrize("size", [*SIZES, (101, 67), (1, 1), (2304, 1728)], ids=str)
+@pytest.mark.parametrize("target", [(128, 160), (33, 500)], ids=str)
+def test_exported_matrices_are_torchvisions_resize(
+    size: tuple[int, int], target: tuple[int, int]
+) -> None:
+    image = texture(size)
+    expected = resize(image, list(target), antialias=True)
+    torch.testing.assert_close(PreProcessor(target)(image), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.usefixtures("exporting")
 def test_half_precision_finds_the_right_pixels() -> None:
     image = texture((2000, 2000))
     expected = resize(image, [128, 160], antialias=True)
@@ -127,6 +144,7 @@ def test_size_survives_the_checkpoint() -> None:
     restored.load_checkpoint_config(saved)
     image = texture((300, 200))
     assert torch.equal(restored(image), PreProcessor((96, 128))(image))
+    assert restored.transform is not restored.export_transform  # see PreProcessor._resize_to
     # anomalib's own PreProcessor restores its nearest equivalent, instead of nothing.
     host = AnomalibPreProcessor()
     host.load_checkpoint_config(saved)

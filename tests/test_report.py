@@ -55,23 +55,6 @@ def test_mean_spread_and_places_by_hand() -> None:
     assert "Not run: B on tile." in text
 
 
-def test_ranks_are_tested_only_with_enough_runs() -> None:
-    categories = [f"category {index}" for index in range(8)]
-    runs = [
-        run(model, category, place + index / 100)
-        for index, category in enumerate(categories)
-        for place, model in ((0.1, "worst"), (0.5, "middle"), (0.9, "best"))
-    ]
-    assert compare(runs[: 3 * 5])[0].difference == ""
-    sentence = compare(runs)[0].difference
-    assert "best 1.00" in sentence
-    # Demsar 2006, table 5: q = 2.343 for three models, so CD = 2.343 sqrt(3 * 4 / (6 * 8)).
-    assert f"more than {2.343 * (3 * 4 / (6 * 8)) ** 0.5:.2f} " in sentence
-    shuffled = [r._replace(model=("x", "y", "z")[i % 3]) for i, r in enumerate(reversed(runs))]
-    alike = [r._replace(metrics={"pixel_IoU": (7 * i) % 24 / 24}) for i, r in enumerate(shuffled)]
-    assert "more than chance (Friedman" in compare(alike)[0].difference
-
-
 def benchmark_csv(path: Path, colours: str = "") -> None:
     rows = [
         {"accelerator": "cpu", "fit_duration": 60, "model.class_path": "anomalib.models.AnoSeg",

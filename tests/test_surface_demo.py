@@ -4,21 +4,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from skimage import data
 
 from anomalib_anoseg import SurfaceDemo
 from anomalib_anoseg.data import surface_demo
 from anomalib_anoseg.data.defects import DEFECTS
 from anomalib_anoseg.data.part import PLACES, Assembly, render
 
-KINDS = {"texture": {*DEFECTS}, "part": {*DEFECTS, "missing", "displaced"}}
+# Pixels 8, 58, 108 and 158 of the rows and columns of a first and of the last image: what the
+# published figures were measured on.
+PIXELS = {
+    "train/good/000.png": [26, 34, 32, 24, 28, 169, 169, 163, 29, 189, 185, 156, 33, 175, 177, 99],
+    "test/displaced/001.png": [
+        32, 24, 32, 34, 27, 156, 163, 98, 23, 145, 152, 141, 24, 131, 135, 98,
+    ],
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("category", ["texture", "part"])
-def test_layout_is_mvtec_ads(demo_root: Path, category: str) -> None:
-    folder = demo_root / category
-    assert {p.name for p in (folder / "test").iterdir()} == KINDS[category] | {"good"}
-    datamodule = SurfaceDemo(demo_root, category=category)
+def test_layout_is_mvtec_ads(demo_root: Path) -> None:
+    kinds = {*DEFECTS, "missing", "displaced", "good"}
+    assert {p.name for p in (demo_root / "part/test").iterdir()} == kinds
+    datamodule = SurfaceDemo(demo_root)
+    assert datamodule.category == "part"
     datamodule.prepare_data()
     datamodule.setup()
     assert len(datamodule.train_data) == 12
@@ -58,30 +64,16 @@ def test_missing_and_displaced_fittings_change_their_place_only(fitting: str) ->
         assert np.abs(columns - column).max() < 40
 
 
-def test_train_and_test_share_no_pixel_of_the_photographs() -> None:
-    train, test = surface_demo.TRAIN_ROWS, surface_demo.TEST_ROWS
-    assert train[1] < test[0]
-    rng = np.random.default_rng(0)
-    photograph = np.repeat(np.arange(512.0)[:, None], 512, 1) / 512  # each row has its own value
-    for rows in (train, test):
-        for _ in range(200):
-            crop = surface_demo._crop(rng, photograph, rows, (1.0, 1.0, 1.0))
-            assert rows[0] / 512 <= crop.min() <= crop.max() < rows[1] / 512
-    assert data.brick().shape == data.gravel().shape == data.grass().shape == (512, 512)
-
-
 def test_no_image_is_written_twice(demo_root: Path) -> None:
-    for category in ("texture", "part"):
-        contents = [p.read_bytes() for p in (demo_root / category).glob("t*/*/*.png")]
-        assert len(set(contents)) == len(contents)
+    contents = [p.read_bytes() for p in (demo_root / "part").glob("t*/*/*.png")]
+    assert len(set(contents)) == len(contents)
 
 
-def test_it_is_deterministic(demo_root: Path, tmp_path: Path) -> None:
-    surface_demo.write_part(tmp_path / "part", train=12, good=4, each=2)
-    paths = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*.png"))
-    assert paths
-    for path in paths:
-        assert (tmp_path / path).read_bytes() == (demo_root / path).read_bytes()
+@pytest.mark.parametrize("name", PIXELS)
+def test_its_pixels_stay_the_same(demo_root: Path, name: str) -> None:
+    """But for one level: processors round differently."""
+    pixels = np.asarray(Image.open(demo_root / "part" / name))[8::50, 8::50, 0].ravel().astype(int)
+    assert np.abs(pixels - PIXELS[name]).max() <= 1
 
 
 def test_it_is_written_once_and_never_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +86,7 @@ def test_it_is_written_once_and_never_half(tmp_path: Path, monkeypatch: pytest.M
             raise KeyboardInterrupt
 
     monkeypatch.setattr(surface_demo, "write_part", write)
-    datamodule = SurfaceDemo(tmp_path / "new", category="part")
+    datamodule = SurfaceDemo(tmp_path / "new")
     with pytest.raises(KeyboardInterrupt):
         datamodule.prepare_data()
     assert list((tmp_path / "new").iterdir()) == []
@@ -111,10 +103,10 @@ def test_another_process_may_be_faster(tmp_path: Path, monkeypatch: pytest.Monke
             (place / "train").mkdir(parents=True)
 
     monkeypatch.setattr(surface_demo, "write_part", write)
-    SurfaceDemo(tmp_path, category="part").prepare_data()
+    SurfaceDemo(tmp_path).prepare_data()
     assert [p.name for p in tmp_path.iterdir()] == ["part"]
 
 
 def test_unknown_category_is_named() -> None:
-    with pytest.raises(ValueError, match="category must be 'texture' or 'part', got 'wood'"):
+    with pytest.raises(ValueError, match="category must be 'part', got 'wood'"):
         SurfaceDemo(category="wood")  # type: ignore[arg-type]

@@ -1,7 +1,4 @@
-"""SurfaceDemo: a small inspection data set that is written to disk when it is first used.
-
-Nothing is downloaded: the surfaces are cut from photographs that scikit-image carries.
-"""
+"""SurfaceDemo: a small inspection data set, drawn and written to disk when it is first used."""
 
 import logging
 import shutil
@@ -21,24 +18,20 @@ from anomalib_anoseg.data.part import PLACES, Assembly, render
 logger = logging.getLogger(__name__)
 
 SIZE = 192
-SURFACES = {"brick": (1.05, 0.92, 0.84), "gravel": (1.0, 0.99, 0.96), "grass": (0.9, 1.05, 0.85)}
-# Rows of the photographs, 512 x 512: no pixel that trains is tested.
-TRAIN_ROWS, TEST_ROWS = (0, 304), (308, 512)
 PART_DEFECTS = ("missing", "displaced")
 # A pixel is defective if the defect changes it by more than this, before the camera's noise.
 VISIBLE = 6 / 255
 
 
 class SurfaceDemo(MVTecAD):
-    """A texture and an object, drawn in MVTec AD's layout under root on first use, offline.
+    """A machined part, drawn in MVTec AD's layout under root on first use, offline.
 
-    ``texture``: brick, gravel and grass under changing light, from changing places. ``part``: a
-    plate with screws, a connector and a label, always in the same place. Defects are scratches,
-    fibres, stains and holes, on the part also missing and displaced fittings.
+    A plate with screws, a connector and a label, always in the same place under changing light.
+    Defects are scratches, fibres, stains and holes, missing and displaced fittings.
 
     Args:
-        root: Folder that holds one folder per category.
-        category: ``"texture"`` or ``"part"``.
+        root: Folder of the data; the part has a folder of its own in it, as MVTec AD's categories.
+        category: ``"part"``, the only one; results are named by it.
         train_batch_size: Images per training batch.
         eval_batch_size: Images per validation and test batch.
         num_workers: Worker processes of each data loader; 0 loads in the main process.
@@ -47,13 +40,13 @@ class SurfaceDemo(MVTecAD):
         seed: Seed of that split.
 
     Raises:
-        ValueError: If the category is not one of the two.
+        ValueError: If the category is another one.
     """
 
     def __init__(
         self,
         root: Path | str = "./datasets/SurfaceDemo",
-        category: Literal["texture", "part"] = "texture",
+        category: Literal["part"] = "part",
         train_batch_size: int = 16,
         eval_batch_size: int = 16,
         num_workers: int = 0,
@@ -61,8 +54,8 @@ class SurfaceDemo(MVTecAD):
         val_split_ratio: float = 0.5,
         seed: int | None = None,
     ) -> None:
-        if category not in ("texture", "part"):
-            msg = f"category must be 'texture' or 'part', got {category!r}"
+        if category != "part":
+            msg = f"category must be 'part', got {category!r}"
             raise ValueError(msg)
         super().__init__(
             root=root,
@@ -85,8 +78,7 @@ class SurfaceDemo(MVTecAD):
         # Under another name until complete: an interrupted run leaves nothing that looks finished.
         unfinished = Path(tempfile.mkdtemp(dir=self.root, prefix=f".{self.category}-"))
         try:
-            write = write_texture if self.category == "texture" else write_part
-            write(unfinished)
+            write_part(unfinished)
             unfinished.chmod(0o755)
             unfinished.rename(folder)
         except OSError:
@@ -94,25 +86,6 @@ class SurfaceDemo(MVTecAD):
                 raise
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def write_texture(folder: Path, train: int = 60, good: int = 8, each: int = 4) -> None:
-    """Write train, good and defective images, numbers per surface, the last also per kind."""
-    from skimage import data
-
-    for index, (surface, tint) in enumerate(SURFACES.items()):
-        photograph = getattr(data, surface)() / 255
-        rng = np.random.default_rng([2110, index])
-        for number in range(train):
-            scene = _crop(rng, photograph, TRAIN_ROWS, tint)
-            _save(folder / "train/good", f"{surface}_{number:03}", _take(rng, scene))
-        for number in range(good):
-            scene = _crop(rng, photograph, TEST_ROWS, tint)
-            _save(folder / "test/good", f"{surface}_{number:03}", _take(rng, scene))
-        for kind, draw in DEFECTS.items():
-            for number in range(each):
-                scene = _crop(rng, photograph, TEST_ROWS, tint)
-                _save_defect(folder, kind, f"{surface}_{number:03}", rng, scene, draw(rng, scene))
 
 
 def write_part(folder: Path, train: int = 100, good: int = 20, each: int = 8) -> None:
@@ -147,20 +120,6 @@ def _wrong_assembly(rng: np.random.Generator, kind: str, fitting: str) -> Assemb
     return Assembly(
         displaced={fitting: (distance * np.sin(direction), distance * np.cos(direction))}
     )
-
-
-def _crop(
-    rng: np.random.Generator,
-    photograph: NDArray[np.float64],
-    rows: tuple[int, int],
-    tint: tuple[float, float, float],
-) -> Picture:
-    top = rng.integers(rows[0], rows[1] - SIZE + 1)
-    left = rng.integers(0, photograph.shape[1] - SIZE + 1)
-    crop = photograph[top : top + SIZE, left : left + SIZE]
-    if rng.random() < 0.5:
-        crop = crop[:, ::-1]
-    return np.clip(crop[..., None] * np.array(tint), 0, 1)
 
 
 def _take(rng: np.random.Generator, scene: Picture) -> Picture:

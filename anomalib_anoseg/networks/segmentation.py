@@ -11,7 +11,7 @@ from anomalib_anoseg.utils.shapes import Images, Masks
 
 
 class Encoder(nn.Module):
-    """A timm encoder that is told where it looks.
+    """A timm encoder that also sees each pixel's row and column, and an anomaly map if wanted.
 
     Args:
         backbone: Name of a timm encoder whose coarsest feature map has stride 32.

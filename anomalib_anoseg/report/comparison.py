@@ -1,17 +1,10 @@
 """Runs -> tables: mean and spread over seeds, per category, best and second best."""
 
-import math
 import statistics
 from collections import defaultdict
 from typing import NamedTuple
 
-from scipy.stats import friedmanchisquare, rankdata, studentized_range
-
 from anomalib_anoseg.report.runs import METRICS, Run
-
-# Fewer make no test of ranks (Demsar 2006, who wants still more categories for the chi-square).
-LEAST_MODELS, LEAST_CATEGORIES = 3, 6
-SIGNIFICANCE = 0.05
 
 
 class Cell(NamedTuple):
@@ -44,14 +37,11 @@ class Table(NamedTuple):
         metric: Its name in the literature.
         columns: The categories, and their mean if there are several.
         rows: Cells of each model.
-        difference: A sentence about which differences are more than chance, empty if there are too
-            few runs to say.
     """
 
     metric: str
     columns: list[str]
     rows: dict[str, list[Cell]]
-    difference: str
 
 
 def compare(runs: list[Run]) -> list[Table]:
@@ -68,11 +58,11 @@ def compare(runs: list[Run]) -> list[Table]:
         if not values:
             continue
         rows = {m: [_cell(values[m, c], (m, c) in done) for c in categories] for m in models}
-        difference, columns = _difference(rows), categories
+        columns = categories
         if len(categories) > 1:
             columns = [*categories, "mean"]
             rows = {model: [*cells, _mean(cells)] for model, cells in rows.items()}
-        tables.append(Table(name, columns, _placed(rows), difference))
+        tables.append(Table(name, columns, _placed(rows)))
     return tables
 
 
@@ -101,30 +91,6 @@ def _placed(rows: dict[str, list[Cell]]) -> dict[str, list[Cell]]:
     return dict(zip(rows, map(list, zip(*columns, strict=True)), strict=True))
 
 
-def _difference(rows: dict[str, list[Cell]]) -> str:
-    """Test ranks over categories by Friedman, then give Nemenyi's critical difference.
-
-    Demsar, "Statistical comparisons of classifiers over multiple data sets", JMLR 2006.
-    """
-    columns = zip(*rows.values(), strict=True)
-    complete = [[c.mean for c in cells if c.mean is not None] for cells in columns]
-    complete = [cells for cells in complete if len(cells) == len(rows)]
-    models, categories = len(rows), len(complete)
-    if models < LEAST_MODELS or categories < LEAST_CATEGORIES:
-        return ""
-    p = friedmanchisquare(*zip(*complete, strict=True)).pvalue
-    if not p < SIGNIFICANCE:
-        return f"No difference in rank is more than chance (Friedman, p = {p:.2g})."
-    ranks = rankdata([[-value for value in cells] for cells in complete], axis=1).mean(0)
-    quantile = studentized_range.ppf(1 - SIGNIFICANCE, models, math.inf) / math.sqrt(2)
-    critical = quantile * math.sqrt(models * (models + 1) / (6 * categories))
-    listed = ", ".join(f"{model} {rank:.2f}" for model, rank in zip(rows, ranks, strict=True))
-    return (
-        f"Mean ranks: {listed}. Those that differ by more than {critical:.2f} differ by more than "
-        f"chance (Nemenyi, {SIGNIFICANCE:.0%}, {categories} categories)."
-    )
-
-
 def missing(runs: list[Run]) -> list[str]:
     """Return the models and categories that others have and that were not run."""
     done = {(run.model, run.category) for run in runs}
@@ -145,7 +111,7 @@ def markdown(tables: list[Table], runs: list[Run]) -> str:
             )
         parts.append(f"## {table.metric}\n")
         parts += ["| " + " | ".join(line) + " |" for line in lines]
-        parts += ["", table.difference, ""] if table.difference else [""]
+        parts.append("")
     parts += [f"Not run: {', '.join(map(_escaped, missing(runs)))}."] if missing(runs) else []
     parts += [f"- {_escaped(line)}" for line in provenance(runs)]
     return "\n".join(parts) + "\n"
