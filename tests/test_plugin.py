@@ -274,6 +274,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from anomalib.pipelines.benchmark.generator import BenchmarkJobGenerator
 init_args = {{"backbone": "mobilenetv3_small_050", "max_epochs": 1}}
+init_args |= {{"reconstruction_weight": 0, "adversarial_weight": 0}}
 data = {{"root": {str(demo_root)!r}, "category": "part"}}
 config = {{
     "seed": 7,
