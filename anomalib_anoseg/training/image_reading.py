@@ -11,6 +11,7 @@ from types import new_class
 from typing import Any
 
 import torch
+from anomalib.data.utils import read_image as anomalib_reader
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
@@ -51,7 +52,7 @@ def _with_our_reader(kind: Any) -> Any:
     """
     for owner in kind.__mro__:
         theirs = vars(owner).get("__getitem__")
-        if calls(theirs, READER):
+        if calls(theirs, READER) and theirs.__globals__.get(READER) in (_read, anomalib_reader):
             break
     else:
         return kind
