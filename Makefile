@@ -20,13 +20,11 @@ demo: $(INSTALLED)
 		--trainer.logger lightning.pytorch.loggers.CSVLogger --trainer.logger.save_dir results/demo
 	$(BIN)/python benchmarks/demo_summary.py results/AnoSeg/SurfaceDemo/part/latest results/demo
 
-# Exported models and notebooks in processes of their own: one that had run hundreds of other tests
-# crashed in OpenVINO. A process that crashes ends its run.
+# A process that crashes ends its run.
 TESTED := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup \
 	--max-worker-restart 0
 test: $(INSTALLED)
-	$(TESTED) -m "not exported"
-	$(TESTED) -m exported
+	$(TESTED)
 	STEPS=10 EPOCHS=1 $(TESTED) --nbmake notebooks  # as little training as shows that they run
 
 # Before each commit: style, types, and the tests that need no process of their own.

@@ -10,8 +10,7 @@ TESTS += ("--max-worker-restart", "0")  # one that crashes ends the run
 
 def run_tests(session: nox.Session) -> None:
     """Run what ``make test`` runs, but for the notebooks."""
-    for tests in ("not exported", "exported"):
-        session.run(*TESTS, "-m", tests, *session.posargs, env=THREADS)
+    session.run(*TESTS, *session.posargs, env=THREADS)
 
 
 @nox.session(python="3.10")

@@ -1,5 +1,6 @@
 """What several tests need: random images that look like something, small models, the demo data."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,19 @@ from torch.nn.functional import interpolate
 
 from anomalib_anoseg import AnoSeg, PreProcessor
 from anomalib_anoseg.data import surface_demo
+from anomalib_anoseg.utils.signal_stack import kept_signal_stack
 
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _kept_signal_stack() -> Iterator[None]:
+    """Tests make cores of OpenVINO too, and so does anomalib."""
+    with kept_signal_stack():
+        yield
 
 
 def photographs(batch: int, channels: int = 3, height: int = 96, width: int = 96) -> Tensor:

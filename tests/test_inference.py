@@ -40,8 +40,6 @@ from anomalib_anoseg.inference.thresholds import Thresholds
 
 HALF = Thresholds(0.5, 0.5)
 
-pytestmark = pytest.mark.exported
-
 
 def write_bright_spots(
     path: Path,

@@ -45,15 +45,13 @@ WEIGHTS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("weights", "parts"), WEIGHTS.values(), ids=WEIGHTS.keys())
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize(
+    ("name", "precision"), [*((name, "32-true") for name in WEIGHTS), ("all", "bf16-mixed")]
+)
 def test_each_part_can_be_switched_off(
-    tmp_path: Path,
-    part: SurfaceDemo,
-    weights: tuple[float, float],
-    parts: set[str],
-    precision: str,
+    tmp_path: Path, part: SurfaceDemo, name: str, precision: str
 ) -> None:
+    weights, parts = WEIGHTS[name]
     watch = Watch()
     model = small_model(reconstruction_weight=weights[0], adversarial_weight=weights[1])
     assert (model.discriminator is None) == (weights[1] == 0)

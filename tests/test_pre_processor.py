@@ -19,7 +19,6 @@ from torchvision.transforms.v2.functional import resize
 
 from anomalib_anoseg import AnoSeg, PreProcessor
 
-pytestmark = pytest.mark.exported
 SIZES = [(1024, 1024), (512, 300), (256, 256), (96, 130), (64, 64), (1000, 70), (33, 4000)]
 
 

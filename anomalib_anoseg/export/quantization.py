@@ -19,6 +19,7 @@ from anomalib_anoseg.anomaly_generator import AnomalyGenerator
 from anomalib_anoseg.evaluation.metrics import IoU
 from anomalib_anoseg.training.hold_out import HeldOut
 from anomalib_anoseg.utils.seeds import own_seed
+from anomalib_anoseg.utils.signal_stack import kept_signal_stack
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -61,7 +62,8 @@ def quantize(
         "fast_bias_correction": False,
     }
     if max_drop is None:
-        return nncf.quantize(model, images, **options)
+        with kept_signal_stack():
+            return nncf.quantize(model, images, **options)
     checked = metric or IoU(fields=["pred_mask", "gt_mask"])
 
     def measure(compiled: Callable[..., Any], samples: Iterable[Sample]) -> float:
@@ -80,14 +82,15 @@ def quantize(
         # that quantisation changes nothing there.
         return 0.0 if value is None else float(value)
 
-    return nncf.quantize_with_accuracy_control(
-        model,
-        images,
-        images,  # measure gets the samples, but nncf itself runs the model on what is made of them
-        measure,
-        max_drop=max_drop,
-        **options,
-    )
+    with kept_signal_stack():  # nncf makes a core for each model that it tries
+        return nncf.quantize_with_accuracy_control(
+            model,
+            images,
+            images,  # measure gets the samples; nncf itself runs the model on what is made of them
+            measure,
+            max_drop=max_drop,
+            **options,
+        )
 
 
 def calibration_samples(

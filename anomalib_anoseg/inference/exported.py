@@ -8,6 +8,7 @@ import openvino as ov
 from openvino.preprocess import PrePostProcessor, ResizeAlgorithm
 
 from anomalib_anoseg.inference.thresholds import Thresholds
+from anomalib_anoseg.utils.signal_stack import kept_signal_stack
 
 OUTPUTS = {"pred_score", "pred_label", "anomaly_map"}
 SECTION = "anoseg"  # of rt_info, where an export says what it is
@@ -39,7 +40,8 @@ class ExportedModel:
         """Return the compiled model with an input of images (1, h, w, 3) of uint8 or float32."""
         model = _with_images(_read(self.path), kind)
         try:
-            return ov.Core().compile_model(model, device, hints)
+            with kept_signal_stack():
+                return ov.Core().compile_model(model, device, hints)
         except RuntimeError as error:
             last = str(error).strip().splitlines()[-1]
             msg = f"{self.path}: cannot be compiled for --device {device}: {last}"
