@@ -49,6 +49,7 @@ from anomalib_anoseg.training.restoration import (
     is_resumed,
     kind_of,
     name_what_export_forgets,
+    name_what_is_tested,
     plain,
     restore_component,
     restored_arguments,
@@ -160,6 +161,7 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         self.variation = vary
         self._loss_guard = LossGuard()
         self.trained_on = ""
+        self.resumed_from: Any = None
         with own_seed(seed) if seed is not None else nullcontext():
             self._build(pre_trained=pre_trained)
 
@@ -364,6 +366,7 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
                 self._rebuild(arguments)
             if is_resumed(self):
                 resume_with(checkpoint, saved, arguments)
+        name_what_is_tested(self)
         changed = [restore_component(self, n, checkpoint, kinds) for n, kinds in COMPONENTS.items()]
         # anomalib's checkpoints do not hold these, only whether they were there.
         others = self.evaluator, self.visualizer

@@ -13,7 +13,7 @@ import openvino as ov
 import pytest
 import torch
 from conftest import photographs, segmenter
-from torchvision.io import write_png
+from torchvision.utils import save_image
 
 from anomalib_anoseg import AnoSeg, PostProcessor
 from anomalib_anoseg.export.command import datamodule, export
@@ -108,8 +108,7 @@ def test_wrong_arguments_are_named(tmp_path: Path, checkpoint: Path) -> None:
 def test_data_are_a_folder_or_a_data_module(tmp_path: Path) -> None:
     (tmp_path / "good").mkdir()
     for index, image in enumerate(photographs(3)):
-        pixels = (255 * image).byte()
-        write_png(pixels, str(tmp_path / f"good/{index}.png"))
+        save_image(image, tmp_path / f"good/{index}.png")
     data = datamodule(tmp_path / "good")
     data.setup("fit")
     assert len(data.train_data) == 3

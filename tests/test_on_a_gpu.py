@@ -95,30 +95,35 @@ def to_gpu(model: AnoSeg) -> None:
 
 
 def test_a_training_step_and_its_log_would_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With Lightning's own bookkeeping: it asks for the value of what a progress bar may show."""
     monkeypatch.setattr(AnoSeg, "global_step", 1)  # every fiftieth looks at its losses
-    results = _ResultCollection(training=True)
     model = AnoSeg(backbone="resnet10t", image_score="detector")
+    logged: dict[str, Tensor] = {}
+
+    def log_dict(values: dict[str, Tensor], prog_bar: bool = False) -> None:
+        assert not prog_bar  # see the next test
+        logged.update(values)
+
+    monkeypatch.setattr(model, "log_dict", log_dict)
     with fake_gpu() as watch:
         to_gpu(model)
         batch: Any = SimpleNamespace(image=torch.rand(4, 3, 64, 64, device="cuda"))
-
-        def log(name: str, value: Tensor, prog_bar: bool) -> None:
-            results.log("training_step", name, value, prog_bar=prog_bar, on_step=True)
-
-        def log_dict(values: dict[str, Tensor], prog_bar: bool = False) -> None:
-            for name, value in values.items():
-                log(name, value, prog_bar)
-
-        monkeypatch.setattr(model, "log_dict", log_dict)
-        monkeypatch.setattr(model, "log", log)
         loss = model.training_step(batch, batch_idx=1)
         assert isinstance(loss, Tensor)
-        loss.backward()
-        metrics = results.metrics(on_step=True)
         assert watch.waits == []
-    assert set(metrics["callback"]) == set(metrics["log"]) > {"train_loss", "train_detector"}
-    assert metrics["pbar"] == {}
+    assert set(logged) > {"train_loss", "train_segmentation", "train_detector"}
+    assert all(value.is_cuda for value in logged.values())
+
+
+def test_lightning_asks_for_what_a_progress_bar_may_show() -> None:
+    """Each step, and also where there is no progress bar: each value would be a wait."""
+    results = _ResultCollection(training=True)
+    for shown in (True, False):
+        options = {"prog_bar": shown, "on_step": True, "on_epoch": False}
+        results.log("training_step", f"shown {shown}", torch.ones(()), **options)
+    metrics = results.metrics(on_step=True)
+    assert metrics["pbar"] == {"shown True": 1.0}
+    assert isinstance(metrics["pbar"]["shown True"], float)
+    assert all(isinstance(value, Tensor) for value in metrics["callback"].values())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -154,7 +154,7 @@ def test_components_are_those_of_the_checkpoint(
 
 @pytest.mark.slow
 def test_a_resumed_run_takes_the_networks_of_its_checkpoint(
-    tmp_path: Path, part: SurfaceDemo, saved: Saved
+    tmp_path: Path, part: SurfaceDemo, saved: Saved, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Oracle: the same run, resumed with every argument said again."""
 
@@ -180,6 +180,10 @@ def test_a_resumed_run_takes_the_networks_of_its_checkpoint(
     assert resume(AnoSeg(visualizer=False, learning_rate=2.5e-4), "slower") == pytest.approx(
         [rate / 2 for rate in rates]
     )
+    with caplog.at_level(logging.WARNING, logger="anomalib_anoseg"):
+        run = quiet_engine(tmp_path / "train", max_steps=4, max_epochs=-1)
+        run.train(AnoSeg(visualizer=False), datamodule=part, ckpt_path=saved.path)
+    assert f"figures of {saved.path}, from which the run was resumed; what it ended" in caplog.text
     with pytest.raises(
         ValueError, match=r"cannot resume .*model.ckpt with other networks: backbone is"
     ):

@@ -1,5 +1,6 @@
 """Random draws that depend on the seed and the place in the run alone."""
 
+import warnings
 from hashlib import sha256
 from typing import Any
 
@@ -23,6 +24,8 @@ class RandomDraws(Callback):
         self._ordered = seed is None
         loop = trainer.fit_loop
         if seed is not None and loop.restarted_mid_epoch:
+            # What Lightning warns of next is done here.
+            warnings.filterwarnings("ignore", ".*your dataloader is not resumable")
             # Lightning calls no on_train_epoch_start then, and starts again with the first batch.
             self._start_epoch(trainer)
             progress = loop.epoch_loop.batch_progress.current

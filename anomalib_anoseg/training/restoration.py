@@ -96,6 +96,19 @@ def restore_component(
     return True
 
 
+def name_what_is_tested(module: Any) -> None:
+    """Warn that ``anomalib train --ckpt_path`` tests what it was resumed from, not what it made."""
+    trainer = module._trainer  # noqa: SLF001
+    if is_resumed(module):
+        module.resumed_from = trainer.ckpt_path
+    elif trainer is not None and module.resumed_from == trainer.ckpt_path is not None:
+        logger.warning(
+            "these are the figures of %s, from which the run was resumed; what it ended with is %s",
+            trainer.ckpt_path,
+            getattr(trainer.checkpoint_callback, "best_model_path", "not saved"),
+        )
+
+
 def name_what_export_forgets(model: Any) -> None:
     """Warn of arguments of the model that anomalib's Engine.export was given.
 
