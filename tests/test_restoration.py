@@ -17,7 +17,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
-from anomalib_anoseg import AnoSeg, PostProcessor, PreProcessor, SurfaceDemo
+from anomalib_anoseg import AnoSeg, PostProcessor, PreProcessor, SurfaceDemo, Variation
 from anomalib_anoseg.training.learning_rate import resume_with
 from anomalib_anoseg.training.restoration import contradictions, plain
 
@@ -95,14 +95,14 @@ def test_predict_and_validate_need_nothing_else(
 
 def contradicting() -> AnoSeg:
     return AnoSeg(
-        decoder="skip", backbone="resnet10t", turn=9.0, visualizer=False,
+        decoder="skip", backbone="resnet10t", variation=Variation(turn=9.0), visualizer=False,
         post_processor=PostProcessor(image_sensitivity=0.7), pre_processor=PreProcessor((128, 128)),
     )  # fmt: skip
 
 
 SAID = (
     "backbone is 'mobilenetv3_small_050' in the checkpoint, but 'resnet10t' was given",
-    "turn is 2.0 in the checkpoint, but 9.0 was given",
+    "variation.turn is 2.0 in the checkpoint, but 9.0 was given",
     "post_processor.image_sensitivity is 0.6 in the checkpoint, but 0.7 was given",
     "pre_processor.image_size is [64, 96] in the checkpoint, but [128, 128] was given",
 )
