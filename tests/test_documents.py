@@ -19,6 +19,7 @@ PROJECT = Path(__file__).parents[1]
 DOCUMENTS = [
     PROJECT / "README.md",
     *(PROJECT / f"docs/{name}.md" for name in ("tuning", "thresholds", "deployment", "results")),
+    PROJECT / "docs/images.md",
     PROJECT / "docs/speed.md",
     PROJECT / "docs/troubleshooting.md",
 ]
