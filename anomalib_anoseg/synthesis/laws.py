@@ -104,7 +104,8 @@ class Variation:
         zoom: Largest change of the size as a share of it, [0, 1).
         lighting: Largest change of brightness and of contrast as a share of them, [0, 1].
         white_balance: Largest change of each colour channel as a share of it, [0, 1]. Grey images
-            stay grey.
+            stay grey. On the demo's part 0.03 gives no false alarm when red changes against blue by
+            5 %, at the accuracy of 0; by 10 % it gives 10 and 17 of 20, and 0.05 none.
 
     Raises:
         ValueError: If a law is outside its range.
@@ -114,7 +115,7 @@ class Variation:
     shift: float = 0.01
     zoom: float = 0.02
     lighting: float = 0.1
-    white_balance: float = 0.05
+    white_balance: float = 0.03
 
     def __post_init__(self) -> None:
         require_within("turn", self.turn, 0, 180)
