@@ -1,4 +1,4 @@
-# Two commands for newcomers: `make demo` and `make test`. PYTHON chooses the interpreter, 3.10-3.12.
+# Two commands for newcomers: `make demo` and `make test`. PYTHON chooses the interpreter, 3.11 or 3.12.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed

@@ -13,7 +13,7 @@ def run_tests(session: nox.Session) -> None:
     session.run(*TESTS, *session.posargs, env=THREADS)
 
 
-@nox.session(python="3.10")
+@nox.session(python="3.11")
 def lowest(session: nox.Session) -> None:
     """Test with the oldest release of everything that pyproject.toml names."""
     session.install("pip")  # which the tests call; in the next line it would be that of 2008
