@@ -252,7 +252,7 @@ benchmark:
       max_epochs: 1
       adversarial_weight: 0
       reconstruction_weight: 0
-      anomalies: {patch_area: [0.02, 0.15]}
+      anomalies: {{patch_area: [0.02, 0.15]}}
   data:
     class_path: SurfaceDemo
     init_args:

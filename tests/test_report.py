@@ -208,7 +208,7 @@ def page(tmp_path_factory: pytest.TempPathFactory, demo_root: Path) -> tuple[Pat
         evaluator=False,
         seed=0,
     )
-    engine = Engine(max_epochs=4, logger=False, default_root_dir=folder, accelerator="cpu")
+    engine = Engine(max_epochs=16, logger=False, default_root_dir=folder, accelerator="cpu")
     engine.fit(model, datamodule=data)
     engine.trainer.save_checkpoint(folder / "model.ckpt")
     done = command(
