@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test check accuracy bench soak clean
+.PHONY: demo test test-documents check accuracy bench soak clean
 .DEFAULT_GOAL := test
 
 $(INSTALLED): pyproject.toml constraints.txt anomalib_anoseg.pth anomalib_anoseg.start
@@ -23,8 +23,13 @@ demo: $(INSTALLED)
 # A process that crashes ends its run.
 TESTED := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup \
 	--max-worker-restart 0
+DOCUMENTS := tests/test_documents.py
 test: $(INSTALLED)
-	$(TESTED)
+	$(TESTED) --ignore $(DOCUMENTS)
+
+# Every command and example of the README and docs/, and the notebooks.
+test-documents: $(INSTALLED)
+	$(TESTED) $(DOCUMENTS)
 	STEPS=10 EPOCHS=1 $(TESTED) --nbmake notebooks  # as little training as shows that they run
 
 # Before each commit: style, types, and the tests that need no process of their own.
