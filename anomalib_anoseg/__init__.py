@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from anomalib_anoseg.evaluation.evaluator import Evaluator
     from anomalib_anoseg.evaluation.metrics import IoU, IoUMax, IoUPerImage
     from anomalib_anoseg.lightning_model import AnoSeg
-    from anomalib_anoseg.networks.segmentation import Discriminator
+    from anomalib_anoseg.networks.discriminator import Discriminator
     from anomalib_anoseg.post_processor import PostProcessor
     from anomalib_anoseg.pre_processor import PreProcessor
     from anomalib_anoseg.synthesis.laws import Anomalies, Variation
@@ -24,7 +24,7 @@ _HOME = {
     "AnoSegModel": "torch_model",
     "Anomalies": "synthesis.laws",
     "AnomalyGenerator": "anomaly_generator",
-    "Discriminator": "networks.segmentation",
+    "Discriminator": "networks.discriminator",
     "Evaluator": "evaluation.evaluator",
     "IoU": "evaluation.metrics",
     "IoUMax": "evaluation.metrics",

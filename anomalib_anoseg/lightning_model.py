@@ -34,7 +34,8 @@ from anomalib_anoseg.evaluation.evaluator import Evaluator
 from anomalib_anoseg.evaluation.visualizer import ImageVisualizer
 from anomalib_anoseg.export.export_mixin import ExportMixin
 from anomalib_anoseg.networks.detector import Detector
-from anomalib_anoseg.networks.segmentation import Discriminator
+from anomalib_anoseg.networks.discriminator import Discriminator
+from anomalib_anoseg.networks.pretrained import weights_follow
 from anomalib_anoseg.post_processor import PostProcessor
 from anomalib_anoseg.pre_processor import PreProcessor
 from anomalib_anoseg.synthesis.laws import Anomalies, Variation, laws_from
@@ -45,6 +46,7 @@ from anomalib_anoseg.training.last_checkpoint import LastCheckpoint
 from anomalib_anoseg.training.learning_rate import resume_with, warmup_cosine
 from anomalib_anoseg.training.loss_guard import LossGuard, check_weights
 from anomalib_anoseg.training.random_draws import RandomDraws
+from anomalib_anoseg.training.remembering import TrainingImages, numbers_of
 from anomalib_anoseg.training.restoration import (
     is_resumed,
     kind_of,
@@ -76,8 +78,14 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
     """Segmentation network trained on synthetic anomalies made from good images.
 
     Args:
-        backbone: Name of a timm encoder whose coarsest feature map has stride 32.
-        pre_trained: Load the encoder's pretrained weights; needs a network connection.
+        pre_trained: Remember the good images as a frozen encoder with ImageNet weights sees them,
+            and decide together with that memory. False trains from scratch alone, as the paper.
+        memory_backbone: Name of the timm encoder that remembers, with feature maps at strides 4, 8
+            and 16. The default's weights are installed by pip; those of most others come from
+            timm's hub.
+        memory_rows: Most features that are remembered of each of the three feature maps.
+        backbone: Name of a timm encoder whose coarsest feature map has stride 32, trained from
+            scratch: it draws sharper than one with ImageNet weights.
         decoder: "skip" is light and has skip connections, ours; "paper" is table 6 of AnoSeg.
         coordinate_channels: Give the encoder each pixel's row and column.
         anomalies: Laws of the synthetic anomalies; ``Anomalies.paper()`` for the paper's. From a
@@ -86,13 +94,12 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
             of kornia to apply instead, of which none is kept in a checkpoint: inference needs none.
             ``[]``, or ``Variation.paper()``, varies nothing.
         segmentation_loss: "l1" is the paper's; "l1_bce_dice" adds cross entropy and Dice, ours.
-        reconstruction_weight: Weight of the masked reconstruction loss.
-        adversarial_weight: Weight of the adversarial loss; 0 builds no discriminator. With both
-            this and reconstruction_weight at 0 no image decoder is built either.
+        reconstruction_weight: Weight of the paper's masked reconstruction loss.
+        adversarial_weight: Weight of the paper's adversarial loss; 0 builds no discriminator. With
+            both this and reconstruction_weight at 0 no image decoder is built either.
         image_score: Where an image's score comes from. "map" is the map alone, ours; "detector" is
             the paper's second GAN, trained in the same run and exported with the model.
         learning_rate: Highest rate of AdamW; warmed up, then lowered along a cosine.
-        weight_decay: Weight decay of AdamW.
         torch_compile: Compile what a training step calls, which takes minutes at its start; the
             synthetic anomalies on a GPU only.
         max_epochs: Epochs to train, instead of ``--trainer.max_epochs``. Made for anomalib's
@@ -113,18 +120,19 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
 
     def __init__(
         self,
+        pre_trained: bool = True,
+        memory_backbone: str = "tf_efficientnet_lite0",
+        memory_rows: int = 1500,
         backbone: str = "resnet18",
-        pre_trained: bool = False,
         decoder: Literal["paper", "skip"] = "skip",
         coordinate_channels: bool = True,
         anomalies: Anomalies = Anomalies(),  # noqa: B008  # frozen
         variation: Variation | list[nn.Module] = Variation(),  # noqa: B008
         segmentation_loss: Literal["l1", "l1_bce_dice"] = "l1_bce_dice",
-        reconstruction_weight: float = 1.0,
-        adversarial_weight: float = 0.01,
+        reconstruction_weight: float = 0.0,
+        adversarial_weight: float = 0.0,
         image_score: Literal["map", "detector"] = "map",
         learning_rate: float = 1e-3,
-        weight_decay: float = 1e-2,
         torch_compile: bool = False,
         max_epochs: int | None = None,
         seed: int | None = None,
@@ -138,7 +146,6 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         anomalies, variation = _plain(laws), _plain(vary.laws)
         require_positive("anomalies.synthetic_share", laws.synthetic_share)
         require_positive("learning_rate", learning_rate)
-        require_not_negative("weight_decay", weight_decay)
         require_not_negative("reconstruction_weight", reconstruction_weight)
         require_not_negative("adversarial_weight", adversarial_weight)
         if seed is not None:
@@ -147,6 +154,8 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         if max_epochs is not None:
             require_within("max_epochs", max_epochs, -1, math.inf)
             require_whole("max_epochs", max_epochs)
+        require_within("memory_rows", memory_rows, 1, math.inf)
+        require_whole("memory_rows", memory_rows)
         require_one_of("segmentation_loss", segmentation_loss, SEGMENTATION_LOSSES)
         require_one_of("image_score", image_score, ("map", "detector"))
         if image_score == "detector" and laws.synthetic_share == 1:
@@ -162,17 +171,17 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         self._loss_guard = LossGuard()
         self.trained_on = ""
         self.resumed_from: Any = None
+        self.remembered: dict[int, str] = {}
         with own_seed(seed) if seed is not None else nullcontext():
-            self._build(pre_trained=pre_trained)
+            self._build()
 
-    def _build(self, *, pre_trained: bool) -> None:
+    def _build(self) -> None:
         """Make everything that follows from the arguments: given ones, or those of a checkpoint."""
         arguments: dict[str, Any] = dict(self.hparams)
         self.torch_compile: bool = arguments["torch_compile"]
         self.max_epochs: int | None = arguments["max_epochs"]
         self.seed: int | None = arguments["seed"]
         self.learning_rate: float = arguments["learning_rate"]
-        self.weight_decay: float = arguments["weight_decay"]
         self.reconstruction_weight: float = arguments["reconstruction_weight"]
         self.adversarial_weight: float = arguments["adversarial_weight"]
         self.segmentation_loss = SEGMENTATION_LOSSES[arguments["segmentation_loss"]]
@@ -181,7 +190,7 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         self.anomaly_generator = AnomalyGenerator(laws_from(Anomalies, arguments["anomalies"]))
         networks = self.architecture(arguments)
         discriminate = networks.pop("discriminate")
-        self.model = AnoSegModel(pre_trained=pre_trained, **networks)
+        self.model = AnoSegModel(**networks)
         # Takes a quarter off a step on a CPU, and is what the tensor cores of a GPU work in.
         self.model.to(memory_format=torch.channels_last)
         self.discriminator = Discriminator() if discriminate else None
@@ -196,6 +205,8 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
             "coordinate_channels": bool(arguments["coordinate_channels"]),
             "reconstruct": arguments["reconstruction_weight"] > 0 or adversary,
             "detect": arguments["image_score"] == "detector",
+            "memory_backbone": arguments["memory_backbone"] if arguments["pre_trained"] else None,
+            "memory_rows": arguments["memory_rows"],
             "discriminate": adversary,
         }
 
@@ -233,6 +244,19 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
             for module in (self.variation, self.anomaly_generator):
                 module.compile(dynamic=False)  # inductor has no random integers of open shapes
 
+    def on_train_start(self) -> None:
+        """Remember the good images, in one process for all; a resumed run has a memory."""
+        memory, trainer = self.model.memory, self.trainer
+        if memory is None or trainer.ckpt_path is not None:
+            return
+        filled: Any = None
+        if trainer.is_global_zero:
+            images = TrainingImages(trainer.train_dataloader, self.pre_processor or _as_it_is)
+            memory.fill(images, len(images))
+            filled = images.paths, memory.state_dict()
+        self.remembered, state = trainer.strategy.broadcast(filled)
+        memory.load_state_dict(state)
+
     def on_fit_end(self) -> None:
         """Leave no compiled graph behind, which could not be exported."""
         for module in self.modules():
@@ -253,7 +277,10 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
             check_images(batch.image)
         images = self.variation(batch.image)
         images, masks = self.anomaly_generator(images, torch.zeros_like(images[:, :1]))
-        output: Segmentation = self.model(images)
+        owners = None
+        if self.model.memory is not None:
+            owners = numbers_of(batch).to(self.device, non_blocking=True)
+        output: Segmentation = self.model(images, owners)
         losses = self._segmentation_losses(images, masks, output)
         critics = {}
         if self.discriminator is not None:
@@ -278,6 +305,8 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         if output.reconstruction is not None and self.reconstruction_weight > 0:
             reconstruction = loss.reconstruction_loss(output.reconstruction, images, masks)
             losses["reconstruction"] = self.reconstruction_weight * reconstruction
+        if output.memory_logits is not None:
+            losses["memory"] = self.segmentation_loss(output.memory_logits, masks)
         return losses
 
     @staticmethod
@@ -326,6 +355,7 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         if isinstance(self.post_processor, PostProcessor):
             self.post_processor.complete(checkpoint, self)
         checkpoint["anoseg_trained_on"] = self.trained_on
+        checkpoint["anoseg_remembered"] = self.remembered
         for name in COMPONENTS:
             checkpoint[f"anoseg_{name}"] = kind_of(getattr(self, name))
 
@@ -339,10 +369,9 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
             FileNotFoundError: If there is no such file.
             ValueError: If it is truncated, or of another model.
         """
-        # The weights are in the file: a machine that only uses them may have no network.
-        kwargs = {"pre_trained": False} | kwargs
         try:
-            model: Any = super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+            with weights_follow():
+                model: Any = super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
         except FileNotFoundError as error:
             msg = f"{checkpoint_path}: no such file"
             raise FileNotFoundError(msg) from error
@@ -374,14 +403,15 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         if self._trainer is not None:
             self.evaluator, self.visualizer = others
         self.trained_on = checkpoint.get("anoseg_trained_on", "")
+        self.remembered = checkpoint.get("anoseg_remembered", {})
         if any(changed):
             self._set_up_data_again()
 
     def _rebuild(self, arguments: dict[str, Any]) -> None:
         device = next(self.model.parameters()).device
         self.save_hyperparameters(arguments)
-        with own_seed(0):  # the weights are those of the checkpoint
-            self._build(pre_trained=False)
+        with own_seed(0), weights_follow():
+            self._build()
         self.model.to(device).train(self.training)
         if self.discriminator is not None:
             self.discriminator.to(device).train(self.training)
@@ -411,9 +441,8 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         trainer = self.trainer
         mixed = isinstance(trainer.precision_plugin, MixedPrecision)
         optimizer = AdamW(
-            self.parameters(),
+            [parameter for parameter in self.parameters() if parameter.requires_grad],
             self.learning_rate,
-            weight_decay=self.weight_decay,
             fused=not (mixed and trainer.gradient_clip_val),
         )
         schedule = LambdaLR(optimizer, warmup_cosine(self.trainer.estimated_stepping_batches))
@@ -466,6 +495,10 @@ def _frozen(network: nn.Module) -> Iterator[None]:
     network.requires_grad_(False)
     yield
     network.requires_grad_(True)
+
+
+def _as_it_is(images: Images) -> Images:
+    return images
 
 
 def _plain(laws: Anomalies | Variation | None) -> Any:

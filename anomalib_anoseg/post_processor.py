@@ -115,8 +115,9 @@ class PostProcessor(AnomalibPostProcessor):
         if self._held_out is None:
             return
         self._calibrate(pl_module.trainer, pl_module)
-        for name, value in self.state_dict().items():
-            checkpoint["state_dict"][f"post_processor.{name}"] = value
+        for name, value in pl_module.state_dict().items():
+            if name.startswith(("post_processor.", "model.decision.")):
+                checkpoint["state_dict"][name] = value
 
     def _calibrate(self, trainer: Trainer, module: LightningModule) -> None:
         if self._held_out is None or self._step == trainer.global_step:
@@ -150,7 +151,10 @@ class PostProcessor(AnomalibPostProcessor):
             best.update(ImageBatch(images, anomaly_map=answer.anomaly_map, gt_mask=masks > 0))
 
         with own_seed(0):  # always the same anomalies; training's random numbers are left alone
-            for batch in torch.split(normal.to(module.device), BATCH):
+            batches = torch.split(normal.to(module.device), BATCH)
+            if module.model.memory is not None:
+                module.model.decision.fit([module.model.witnesses(batch) for batch in batches])
+            for batch in batches:
                 nothing = torch.zeros_like(batch[:, :1])
                 look(batch, nothing, 0)
                 for _ in range(math.ceil(SYNTHETIC_IMAGES / len(normal))):

@@ -1,4 +1,4 @@
-"""AnoSeg's model: images in, anomaly maps and scores out (Song et al. 2021, figure 4).
+"""AnoSeg's model: images in, anomaly maps and scores out (Song et al. 2021, figure 4, and ours).
 
 The paper's map A_hat is the probability of a pixel to be normal. Here its complement 1 - A_hat, the
 probability of being anomalous, leaves the network, and everything else follows anomalib's sense.
@@ -8,13 +8,16 @@ from typing import Literal, NamedTuple
 
 import torch
 from anomalib.data import InferenceBatch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anomalib_anoseg.networks.decision import Decision
+from anomalib_anoseg.networks.decoders import MemoryDecoder, PaperDecoder, SkipDecoder
 from anomalib_anoseg.networks.detector import Detector
-from anomalib_anoseg.networks.segmentation import Encoder, PaperDecoder, SkipDecoder, crop
+from anomalib_anoseg.networks.encoder import Encoder, crop
+from anomalib_anoseg.networks.memory import Memory
 from anomalib_anoseg.utils.checks import require_images, require_one_of
-from anomalib_anoseg.utils.shapes import Images, Logits, Masks, Verdicts
+from anomalib_anoseg.utils.shapes import Images, Indices, Logits, Masks, Verdicts
 
 SMALLEST_SIDE = 33  # the coarsest map then has 2 x 2 pixels, which batch normalisation needs
 SCORE_WINDOW = 5
@@ -25,6 +28,7 @@ class Segmentation(NamedTuple):
 
     anomaly_logits: Logits  # logits of 1 - A_hat
     reconstruction: Images | None  # x_hat in [0, 1]; None without an image decoder
+    memory_logits: Logits | None = None  # the same as the first, read from the memory
 
     @property
     def anomaly_map(self) -> Masks:
@@ -33,59 +37,94 @@ class Segmentation(NamedTuple):
 
 
 class AnoSegModel(nn.Module):
-    """Encoder with coordinate channels, a decoder for the map and one for the image.
+    """Three witnesses of where an image is anomalous, and a decision between them.
 
-    In training mode it returns a :class:`Segmentation`. In evaluation mode only the encoder and the
-    map decoder run and it returns anomalib's ``InferenceBatch``: ``anomaly_map`` (b, 1, h, w) and
-    ``pred_score`` (b,), both in [0, 1], higher is more anomalous.
+    The paper's network, an encoder with coordinate channels and decoders for the map and for the
+    image, draws what it sees in the pixels. A memory of good images, seen by a frozen encoder,
+    measures how far each place is from all of them, and a decoder reads how it differs. Without a
+    memory the paper's network decides alone.
+
+    In training mode it returns a :class:`Segmentation`. In evaluation mode it returns anomalib's
+    ``InferenceBatch``: ``anomaly_map`` (b, 1, h, w) and ``pred_score`` (b,), both in [0, 1], higher
+    is more anomalous.
 
     Args:
-        backbone: Name of a timm encoder whose coarsest feature map has stride 32.
-        pre_trained: Load timm's pretrained weights; needs a network connection.
+        backbone: Name of a timm encoder whose coarsest feature map has stride 32; trained from
+            scratch.
         decoder: ``"paper"`` for table 6, ``"skip"`` for a light decoder with skip connections.
         coordinate_channels: Give the encoder the row and the column of each pixel.
         reconstruct: Build the image decoder.
         detect: Build the paper's second network, and take the image score from it instead of the
             map.
+        memory_backbone: Name of the timm encoder that remembers good images; None for no memory.
+        memory_rows: Most features that are remembered of each of its three feature maps.
 
     Raises:
-        ValueError: If the encoder ends at another stride, or decoder is neither of the two.
+        ValueError: If an encoder has other feature maps than it needs, or decoder is neither of the
+            two.
+        OSError: If the ImageNet weights can neither be found nor fetched.
     """
 
     def __init__(
         self,
         backbone: str = "resnet18",
-        pre_trained: bool = False,
         decoder: Literal["paper", "skip"] = "skip",
         coordinate_channels: bool = True,
         reconstruct: bool = True,
         detect: bool = False,
+        memory_backbone: str | None = None,
+        memory_rows: int = 1500,
     ) -> None:
         super().__init__()
-        self.encoder = Encoder(backbone, pre_trained, coordinate_channels)
+        self.encoder = Encoder(backbone, coordinate_channels)
         channels = self.encoder.channels
         self.map_decoder = _build_decoder(decoder, channels, out_channels=1)
         self.image_decoder = _build_decoder(decoder, channels, 3) if reconstruct else None
-        self.detector = Detector(backbone, pre_trained, coordinate_channels) if detect else None
+        self.detector = Detector(backbone, coordinate_channels) if detect else None
+        self.memory: Memory | None = None
+        if memory_backbone is not None:
+            self.memory = Memory(memory_backbone, memory_rows)
+            self.memory_decoder = MemoryDecoder(self.memory.channels, self.memory.indices)
+            self.decision = Decision()
 
-    def forward(self, images: Images) -> Segmentation | InferenceBatch:
-        """Segment images in [0, 1] of at least 33 x 33 pixels, any size."""
-        if not self.training and not torch.compiler.is_compiling():
-            check_images(images)
-        features = self.encoder(images)
-        anomaly_logits = crop(self.map_decoder(features), images)
+    def forward(
+        self, images: Images, owners: Indices | None = None
+    ) -> Segmentation | InferenceBatch:
+        """Segment images in [0, 1] of at least 33 x 33 pixels, any size.
+
+        Args:
+            images: (b, 3, h, w).
+            owners: Under which number each image is remembered itself, (b,), see :class:`Memory`.
+        """
         if self.training:
-            reconstruction = None
+            features = self.encoder(images)
+            logits = crop(self.map_decoder(features), images)
+            reconstruction = memory_logits = None
             if self.image_decoder is not None:
                 reconstruction = crop(self.image_decoder(features), images).sigmoid()
-            return Segmentation(anomaly_logits, reconstruction)
+            if self.memory is not None:
+                recollection = self.memory(images, owners)
+                memory_logits = crop(self.memory_decoder(*recollection[:2]), images)
+            return Segmentation(logits, reconstruction, memory_logits)
+        if not torch.compiler.is_compiling():
+            check_images(images)
         # Detached because anomalib's TorchInferencer calls this with gradients on.
-        anomaly_map = anomaly_logits.detach().float().sigmoid()
+        witnesses = self.witnesses(images, owners).detach()
+        anomaly_map = witnesses.sigmoid() if self.memory is None else self.decision(witnesses)
         if self.detector is None:
             score = image_score(anomaly_map)
         else:
-            score = self.detector(images, anomaly_map).detach()
+            # Trained beside the paper's network, with its map.
+            score = self.detector(images, witnesses[:, :1].sigmoid()).detach()
         return InferenceBatch(pred_score=score, anomaly_map=anomaly_map)
+
+    def witnesses(self, images: Images, owners: Indices | None = None) -> Tensor:
+        """Return what each of them says before the decision, (b, n, h, w); n is 3 or 1."""
+        said = [self.map_decoder(self.encoder(images))]
+        if self.memory is not None:
+            recollection = self.memory(images, owners)
+            said += [self.memory_decoder(*recollection[:2]), recollection.distance]
+        return torch.cat([crop(one, images).float() for one in said], dim=1)
 
 
 def check_images(images: Images) -> None:

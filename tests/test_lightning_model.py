@@ -260,7 +260,8 @@ def test_a_normalize_left_in_the_transform_is_named(
     [
         ("learning_rate", 0.0),
         ("learning_rate", float("nan")),
-        ("weight_decay", -1.0),
+        ("memory_rows", 0),
+        ("memory_rows", 1.5),
         ("reconstruction_weight", -1.0),
         ("adversarial_weight", float("nan")),
         ("segmentation_loss", "l2"),

@@ -93,6 +93,8 @@ def test_separate(good: list[float], bad: list[float], low: float, high: float) 
 class Difference(nn.Module):
     """Stands in for a trained network: how far a pixel is from 0.2, the value of a good one."""
 
+    memory = None
+
     def forward(self, images: Tensor) -> InferenceBatch:
         maps = 0.1 + (images - 0.2).abs().mean(1, keepdim=True) / 2
         return InferenceBatch(pred_score=maps.amax((1, 2, 3)), anomaly_map=maps)
@@ -123,6 +125,8 @@ def test_fit_separates_good_images_from_synthetic_anomalies() -> None:
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
 def test_a_map_that_tells_nothing_gives_numbers(value: float) -> None:
     class Blind(nn.Module):
+        memory = None
+
         def forward(self, images: Tensor) -> InferenceBatch:
             maps = torch.full_like(images[:, :1], value)
             return InferenceBatch(pred_score=maps[:, 0, 0, 0], anomaly_map=maps)

@@ -9,7 +9,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from anomalib_anoseg import AnoSegModel, Discriminator
-from anomalib_anoseg.networks.segmentation import PaperDecoder, coordinates
+from anomalib_anoseg.networks.decoders import PaperDecoder
+from anomalib_anoseg.networks.encoder import coordinates
 from anomalib_anoseg.torch_model import Segmentation, image_score
 
 # Table 6 at 256 x 256, from the code of 8 x 8 x 512: convolutions keep the size, T doubles it.

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from anomalib_anoseg.networks.segmentation import Discriminator, Encoder, PaperDecoder, crop
+from anomalib_anoseg.networks.decoders import PaperDecoder
+from anomalib_anoseg.networks.discriminator import Discriminator
+from anomalib_anoseg.networks.encoder import Encoder, crop
 from anomalib_anoseg.utils.shapes import Images, Masks, Verdicts
 
 FEATURE_WEIGHT, IMAGE_WEIGHT = 1.0, 0.1  # of the score; the paper's
@@ -25,17 +27,14 @@ class Detector(nn.Module):
 
     Args:
         backbone: As for AnoSegModel; the encoder has weights of its own.
-        pre_trained: Likewise.
         coordinate_channels: Likewise.
     """
 
     typical: Tensor
 
-    def __init__(
-        self, backbone: str, pre_trained: bool = False, coordinate_channels: bool = True
-    ) -> None:
+    def __init__(self, backbone: str, coordinate_channels: bool = True) -> None:
         super().__init__()
-        self.encoder = Encoder(backbone, pre_trained, coordinate_channels, map_channel=True)
+        self.encoder = Encoder(backbone, coordinate_channels, map_channel=True)
         self.decoder = PaperDecoder(self.encoder.channels, out_channels=3)
         self.discriminator = Discriminator()
         self.register_buffer("typical", torch.ones(()))

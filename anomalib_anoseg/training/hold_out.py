@@ -5,6 +5,7 @@ from collections.abc import Callable
 from anomalib.data import AnomalibDataModule
 from anomalib.data.utils import LabelName, ValSplitMode
 
+from anomalib_anoseg.training.good_images import read_good_images
 from anomalib_anoseg.utils.shapes import Images
 
 SHARE, MOST = 0.1, 64  # of the training images; ours
@@ -41,15 +42,9 @@ class HeldOut:
             chosen = _spread(everything)
             others = sorted(set(everything) - set(chosen))
             remaining = source.subsample(others) if others else source
-        # Not subsample(), which copies: a copy of anomalib's synthetic images deletes their files
-        # as soon as it is no longer needed.
-        augmentations, collate = source.augmentations, datamodule.external_collate_fn
-        if collate is None:  # the tiled ensemble, which has one, resizes in the augmentations
-            source.augmentations = None  # may be random
-        self.images: list[Images] = [
-            prepare((collate or source.collate_fn)([source[index]]).image) for index in chosen
-        ]
-        source.augmentations = augmentations
+        # The tiled ensemble's collate_fn resizes; it has none of the data set's own.
+        collate = datamodule.external_collate_fn
+        self.images = [image for image, _ in read_good_images(source, chosen, prepare, collate)]
         datamodule.train_data = remaining
 
     def release(self) -> None:

@@ -22,7 +22,7 @@ def warmup_cosine(total_steps: float, warmup: int = 20) -> Callable[[int], float
 def resume_with(
     checkpoint: dict[str, Any], saved: Mapping[str, Any], arguments: Mapping[str, Any]
 ) -> None:
-    """Let a resumed run's own learning rate and weight decay count.
+    """Let a resumed run's own learning rate count.
 
     torch's optimizers and schedulers restore the old ones with their state.
     """
@@ -31,8 +31,6 @@ def resume_with(
         for group in state["param_groups"]:
             for name in {"lr", "initial_lr"} & set(group):
                 group[name] *= factor
-            if "weight_decay" in saved and arguments["weight_decay"] != saved["weight_decay"]:
-                group["weight_decay"] = arguments["weight_decay"]
     for state in checkpoint.get("lr_schedulers", []):
         for name in {"base_lrs", "_last_lr"} & set(state):
             state[name] = [factor * rate for rate in state[name]]

@@ -150,7 +150,6 @@ def contradictions(
         Contradiction(prefix + name, value, theirs[name])
         for name, value in ours.items()
         if name in theirs and value != theirs[name] and value != usual.get(name)
-        and name != "pre_trained"  # the weights are those of the checkpoint
     ]  # fmt: skip
 
 

@@ -1,0 +1,111 @@
+"""Feature maps to maps of the image's size (Song et al. 2021, table 6, and ours)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anomalib_anoseg.networks.encoder import coordinates
+
+
+class ConvBlock(nn.Sequential):
+    """Convolution 3 x 3, batch normalisation, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+
+class UpBlock(nn.Sequential):
+    """Transposed convolution 4 x 4 with stride 2, batch normalisation, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(
+            nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+
+class PaperDecoder(nn.Module):
+    """Table 6, layer by layer: no skip connections, only the coarsest feature map is read."""
+
+    WIDTHS = (512, 256, 128, 128, 128)
+
+    def __init__(self, channels: list[int], out_channels: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        width = channels[-1]
+        for next_width in self.WIDTHS:
+            layers += [ConvBlock(width, next_width), UpBlock(next_width, next_width)]
+            width = next_width
+        self.layers = nn.Sequential(*layers, ConvBlock(width, width))
+        self.head = nn.Conv2d(width, out_channels, 3, padding=1)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """Return logits at the size of the encoder's input."""
+        logits: Tensor = self.head(self.layers(features[-1]))
+        return logits
+
+
+class SkipDecoder(nn.Module):
+    """Up from feature map to feature map, then to the image, with skip connections; ours."""
+
+    WIDTHS = (128, 64, 32, 16)  # for encoders with less than five feature maps the first of them
+
+    def __init__(self, channels: list[int], out_channels: int) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList()
+        width = channels[-1]
+        for skip, next_width in zip(channels[-2::-1], self.WIDTHS, strict=False):
+            self.stages.append(
+                nn.Sequential(
+                    ConvBlock(width + skip, next_width), ConvBlock(next_width, next_width)
+                )
+            )
+            width = next_width
+        self.head = nn.Sequential(
+            ConvBlock(width, width), nn.Conv2d(width, out_channels, 3, padding=1)
+        )
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """Return logits at the size of the encoder's input."""
+        decoded = features[-1]
+        for stage, skip in zip(self.stages, features[-2::-1], strict=True):
+            decoded = F.interpolate(decoded, size=skip.shape[-2:], mode="nearest")
+            decoded = stage(torch.cat([decoded, skip], dim=1))
+        height, width = (32 * side for side in features[-1].shape[-2:])
+        logits: Tensor = self.head(F.interpolate(decoded, size=(height, width), mode="nearest"))
+        return logits
+
+
+class MemoryDecoder(nn.Module):
+    """Reads what a memory says: differences and distances, where they are, and raw edges.
+
+    Of the raw features it sees the finest alone. With all of them it learns what synthetic
+    anomalies look like, and no longer what good images do not.
+
+    Args:
+        channels: Of the frozen encoder's feature maps, finest first.
+        remembered: Indices of those that are compared with the memory.
+    """
+
+    WIDTHS = SkipDecoder.WIDTHS
+
+    def __init__(self, channels: list[int], remembered: list[int]) -> None:
+        super().__init__()
+        self.remembered = remembered
+        seen = [channels[i] + 1 if i in remembered else 0 for i in range(len(channels))]
+        seen[0] += channels[0]
+        seen[-1] += 2  # coordinates
+        self.decoder = SkipDecoder(seen, out_channels=1)
+
+    def forward(self, features: list[Tensor], differences: dict[int, Tensor]) -> Tensor:
+        """Return logits at the size of the padded images."""
+        seen = [differences.get(i, value[:, :0]) for i, value in enumerate(features)]
+        seen[0] = torch.cat([features[0], seen[0]], dim=1)
+        seen[-1] = torch.cat([seen[-1], coordinates(features[-1])], dim=1)
+        logits: Tensor = self.decoder(seen)
+        return logits

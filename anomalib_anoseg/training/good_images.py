@@ -1,0 +1,36 @@
+"""Read training images as the network sees them, without augmentations that may be random."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from torch.utils.data import default_collate
+
+from anomalib_anoseg.utils.shapes import Images
+
+
+def read_good_images(
+    source: Any,
+    indices: Iterable[int],
+    prepare: Callable[[Images], Images],
+    collate: Callable[[list[Any]], Any] | None = None,
+) -> Iterator[tuple[Images, Any]]:
+    """Yield each image, (1, c, h, w) in [0, 1], and the batch of one that it came in.
+
+    Args:
+        source: A data set; anomalib's have ``augmentations``, which are left out.
+        indices: Which of its images.
+        prepare: Applied to each: the pre-processor, so that large images do not fill the memory.
+        collate: What makes a batch; by default the data set's own.
+    """
+    collate = collate or getattr(source, "collate_fn", None) or default_collate
+    for index in indices:
+        # Not a copy: one of anomalib's synthetic images deletes their files when it is collected.
+        augmentations = getattr(source, "augmentations", None)
+        if augmentations is not None:
+            source.augmentations = None
+        try:
+            batch = collate([source[index]])
+        finally:
+            if augmentations is not None:
+                source.augmentations = augmentations
+        yield prepare(batch.image), batch
