@@ -37,7 +37,7 @@ class Decision(nn.Module):
         """Return the anomaly map in [0, 1) from what each witness says, (b, 3, h, w)."""
         mean, std = (value.view(1, -1, 1, 1) for value in (self.mean, self.std))
         deviations = ((witnesses.float() - mean) / std).clamp(min=0)
-        drawn, read, distance = deviations.split(1, dim=1)
+        drawn, read, distance = torch.split(deviations, 1, dim=1)
         evidence = drawn + read + DISTANCE_WEIGHT * distance.sqrt()
         # Unlike a sigmoid this tells large sums from larger ones.
         return evidence / (evidence + TYPICAL)
