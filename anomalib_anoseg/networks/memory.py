@@ -86,11 +86,12 @@ class Level(nn.Module):
         """
         wanted = features.flatten(2).mT
         # Less the square of what is wanted, which does not change the order.
-        squares = self.rows.square().sum(1).expand(len(wanted), -1)
+        squares = self.rows.square().sum(1)
+        if torch.compiler.is_compiling() and owners is None:  # exported
+            return (wanted @ (-2 * self.rows.T) + squares).argmin(2)
+        squares = squares.expand(len(wanted), -1)
         if owners is not None:
             squares = squares.masked_fill(owners[:, None] == self.owner, math.inf)
-        if torch.compiler.is_compiling():  # exported, or compiled into few passes
-            return (squares[:, None] - 2 * (wanted @ self.rows.T)).argmin(2)
         # In parts that fit a processor's cache: a sixth of the time.
         near = [
             torch.addmm(square, part, self.rows.T, alpha=-2).min(1).indices
