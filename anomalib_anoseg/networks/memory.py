@@ -87,8 +87,9 @@ class Level(nn.Module):
         wanted = features.flatten(2).mT
         # Less the square of what is wanted, which does not change the order.
         squares = self.rows.square().sum(1)
-        if torch.compiler.is_compiling() and owners is None:  # exported
-            return (wanted @ (-2 * self.rows.T) + squares).argmin(2)
+        if torch.compiler.is_compiling() and owners is None:
+            # OpenVINO finds the least along the first axis in a sixth of the time of the last.
+            return (-2 * self.rows @ features.flatten(2) + squares[:, None]).argmin(1)
         squares = squares.expand(len(wanted), -1)
         if owners is not None:
             squares = squares.masked_fill(owners[:, None] == self.owner, math.inf)
