@@ -128,7 +128,7 @@ def test_the_rest_of_a_defective_image_is_compared_with_itself(model: AnoSeg) ->
     assert (found.here.row, found.here.column) == (80, 10)
     assert (found.there.row, found.there.column) == (80, 10)
     assert found.here.crop == found.there.crop
-    assert str(found.here) == "x 10, y 80"
+    assert str(found.here) == "(10, 80)"
 
 
 def test_crops_are_cut_around_their_places(model: AnoSeg) -> None:
@@ -169,7 +169,8 @@ def test_the_page_shows_and_says_both_places(model: AnoSeg) -> None:
     assert COLUMN in html
     assert f'<img src="{found.here.crop}" alt="hole/000.png around {found.here}"' in html
     assert f'<img src="{found.there.crop}" alt="{found.name} around {found.there}"' in html
-    assert f"<p>x 30, y 30 of 70 \u00d7 90; nearest in {found.name}: {found.there}</p>" in html
+    assert "<figcaption>(30, 30) of 70 \u00d7 90<" in html
+    assert f"<figcaption>{found.there} of {found.name}<" in html
 
 
 def test_a_page_of_200_images_with_crops_is_small(model: AnoSeg) -> None:
@@ -210,7 +211,8 @@ def test_an_image_that_is_not_there_is_still_named(
     assert (found.there.row, found.there.column) == (80, 10)
     assert words in found.problem
     html = page(found)
-    assert f"nearest in {tmp_path.name}/broken.png: x 10, y 80. It cannot be shown: " in html
+    assert f"(10, 80) of {tmp_path.name}/broken.png, which cannot be shown: " in html
+    assert html.count("<img") == 3
     assert "None" not in html
 
 

@@ -34,8 +34,8 @@ class Place(NamedTuple):
     crop: str | None
 
     def __str__(self) -> str:
-        """Return where it is, as viewers of images count."""
-        return f"x {self.column}, y {self.row}"
+        """Return where it is, as viewers of images say it."""
+        return f"({self.column}, {self.row})"
 
 
 class Comparison(NamedTuple):
