@@ -247,6 +247,10 @@ def test_maps_and_verdicts_are_the_models(page: tuple[Path, AnoSeg], demo_root: 
         area = re.search(r'data-area="([^"]+)"', row)
         assert area is not None
         assert float(area[1]) == pytest.approx(float(answer.pred_mask.float().mean()), abs=1e-3)
+        assert re.search(r"<figcaption>\(\d+, \d+\) of 96 \u00d7 64<", row)
+        near = re.search(r"<figcaption>\(\d+, \d+\) of (good/[^<]+)<", row)
+        assert near is not None
+        assert (demo_root / "part/train" / near[1]).is_file()
     assert "defective above a score of 0.4, a pixel above 0.3 of" in html
     assert 'step="0.001" value="0.300"' in html
 

@@ -33,13 +33,27 @@ class Recollection(NamedTuple):
     distance: Logits  # in deviations of good images, at the size of the padded images
 
 
+class Match(NamedTuple):
+    """The remembered row that is nearest to a pixel, by where it is from.
+
+    Attributes:
+        owner: The number of the good image.
+        row: Of the pixel there, at the size at which that image was remembered.
+        column: Likewise.
+    """
+
+    owner: int
+    row: int
+    column: int
+
+
 class Level(nn.Module):
     """The remembered rows of one feature map.
 
     Attributes:
         rows: Features, (n, c).
         owner: Which image each row is from, (n,).
-        place: Where in the feature map of that image, counted row by row, (n,).
+        place: Row and column in the feature map of that image, (n, 2).
         mean: Of the distances of good images to the rows of others.
         std: Their deviation.
     """
@@ -55,12 +69,12 @@ class Level(nn.Module):
         # One row of nobody, so that a model that was not trained yet can be exported.
         self.register_buffer("rows", torch.zeros(1, channels))
         self.register_buffer("owner", torch.zeros(1, dtype=torch.long))
-        self.register_buffer("place", torch.zeros(1, dtype=torch.long))
+        self.register_buffer("place", torch.zeros(1, 2, dtype=torch.long))
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("std", torch.ones(()))
 
     def keep(
-        self, rows: Tensor, owner: Indices, place: Indices, limit: int, generator: torch.Generator
+        self, rows: Tensor, owner: Indices, place: Tensor, limit: int, generator: torch.Generator
     ) -> None:
         """Keep a coreset of the rows, and measure how far the rows are from those of others."""
         kept = coreset(rows, limit, generator)
@@ -206,16 +220,39 @@ class Memory(nn.Module):
         for images, numbers in batches:
             features = self._features(pad(images.to(self.mean)))
             for index, rows in zip(self.indices, found, strict=True):
-                flat = _pooled(features[index]).float().flatten(2).mT.cpu()
+                seen = _pooled(features[index]).float()
+                flat, width = seen.flatten(2).mT.cpu(), seen.shape[-1]
                 if not flat.isfinite().all():
                     msg = "the encoder sees values that are not finite in a good image"
                     raise ValueError(msg)
                 for one, number in zip(flat, numbers.cpu(), strict=True):
                     chosen = torch.randperm(len(one), generator=generator)[:quota]
-                    rows.append((one[chosen], number.expand(len(chosen)), chosen))
+                    place = torch.stack([chosen // width, chosen % width], dim=1)
+                    rows.append((one[chosen], number.expand(len(chosen)), place))
         for level, parts in zip(self._levels(), found, strict=True):
-            seen, owner, place = (torch.cat(part) for part in zip(*parts, strict=True))
-            level.keep(seen, owner, place, self.limit, generator)
+            chosen, owner, place = (torch.cat(part) for part in zip(*parts, strict=True))
+            level.keep(chosen, owner, place, self.limit, generator)
+
+    @torch.no_grad()
+    def look_up(self, image: Images, row: int, column: int) -> Match:
+        """Return what a pixel of an image, (1, 3, h, w) in [0, 1], was compared with.
+
+        Each level compares; the answer is that of the one which deviates most there.
+        """
+        # That one added most to the distance. The finest places a pixel better, but may see
+        # nothing unusual there, and then what it was compared with explains nothing.
+        features = self._features(pad(image.to(self.mean)))
+        found = []
+        for index, stride, level in zip(self.indices, STRIDES, self._levels(), strict=True):
+            y, x = row // stride, column // stride
+            seen = _pooled(features[index])[:, :, y : y + 1, x : x + 1].float()
+            deviation = (level(seen)[0, -1] - level.mean) / level.std
+            nearest = int(level.nearest(seen))
+            near_y, near_x = level.place[nearest].tolist()
+            # As far from the corner of its cell as the given pixel is from the corner of its own.
+            shifted = row + (near_y - y) * stride, column + (near_x - x) * stride
+            found.append((float(deviation), Match(int(level.owner[nearest]), *shifted)))
+        return max(found)[1]
 
     def _features(self, padded: Images) -> list[Tensor]:
         features: list[Tensor] = self.encoder((padded - self.mean) / self.std)

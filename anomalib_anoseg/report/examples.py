@@ -1,7 +1,5 @@
 """A trained model's answers to test images, small enough for a page."""
 
-import base64
-import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,17 +8,15 @@ import torch
 from anomalib.data import ImageBatch
 from anomalib.metrics import AnomalibMetric
 from anomalib.models.components import AnomalibModule
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torchvision.transforms.v2.functional import to_pil_image
 
 from anomalib_anoseg.inference.frames import reason
 from anomalib_anoseg.inference.parallel import in_order
 from anomalib_anoseg.inference.thresholds import Thresholds
-
-SIDE = 256  # pixels of the longer side of a picture, at most
-QUALITY = 75  # of photographs; maps and masks keep every value
+from anomalib_anoseg.lightning_model import AnoSeg
+from anomalib_anoseg.report.nearest import Comparison, compare
+from anomalib_anoseg.report.thumbnails import levels, photograph, printable, short_name, small
 
 
 class Example(NamedTuple):
@@ -37,6 +33,7 @@ class Example(NamedTuple):
         mask: The truth, None if there is none.
         anomaly_map: Grey; a value v of the map is stored as the whole part of 256 v.
         area: Pixels of the map above the pixel threshold, as a share of the image.
+        comparison: Which good image the highest place of the map was compared with, if any.
     """
 
     name: str
@@ -49,6 +46,7 @@ class Example(NamedTuple):
     mask: str | None
     anomaly_map: str
     area: float
+    comparison: Comparison | None = None
 
     @property
     def error(self) -> float:
@@ -79,7 +77,7 @@ def thresholds_of(model: AnomalibModule) -> Thresholds:
 
 
 def answers(
-    model: AnomalibModule,
+    model: AnoSeg,
     dataset: Any,
     metrics: Iterable[AnomalibMetric],
     device: torch.device,
@@ -87,7 +85,7 @@ def answers(
     """Give the images of a data set to a model as an exported one would get them.
 
     Args:
-        model: A trained model that gives maps, with a post-processor.
+        model: A trained one.
         dataset: anomalib's; images may have different sizes.
         metrics: Updated with every image.
         device: Where the model runs.
@@ -109,12 +107,16 @@ def answers(
             if isinstance(batch, Exception):
                 raise batch  # noqa: TRY301 - one place for both
             seen, mask = _judged(model, batch, device)
+            assert seen.anomaly_map is not None  # AnoSeg always gives one
+            comparison = compare(model, batch.image, seen.anomaly_map)
         except Exception as error:  # noqa: BLE001
-            yield Failure(_name(dataset.samples.iloc[index].image_path), reason(error))
+            name = short_name(dataset.samples.iloc[index].image_path)
+            yield Failure(name, printable(reason(error)))
             continue
         for metric in metrics:
             metric.update(seen)
-        yield from make_examples(seen, mask, threshold)
+        for example in make_examples(seen, mask, threshold):
+            yield example._replace(comparison=comparison)
 
 
 def _judged(
@@ -147,23 +149,17 @@ def make_examples(batch: Any, masks: Tensor | None, threshold: float) -> Iterato
         anomaly_map = batch.anomaly_map[index][None, None]
         score = float(batch.pred_score[index])
         yield Example(
-            name=_name(path),
-            kind=Path(path).parent.name,
+            name=short_name(path),
+            kind=printable(Path(path).parent.name),
             defective=bool(batch.gt_label[index]),
             called_defective=bool(batch.pred_label[index]),
             score=score,
-            image=_photograph(_small(batch.image[index][None].float())),
+            image=photograph(small(batch.image[index][None].float())),
             ratio=batch.image.shape[-1] / batch.image.shape[-2],
-            mask=None if masks is None else _levels(_small(masks[index][None].float())),
-            anomaly_map=_levels(_small(anomaly_map)),
+            mask=None if masks is None else levels(small(masks[index][None].float())),
+            anomaly_map=levels(small(anomaly_map)),
             area=float((anomaly_map > threshold).float().mean()),
         )
-
-
-def _name(path: str) -> str:
-    """Return the last folder and the file's name; a page is UTF-8, whatever its bytes are."""
-    name = f"{Path(path).parent.name}/{Path(path).name}"
-    return name.encode(errors="backslashreplace").decode()
 
 
 def worst_first(examples: Iterable[Example], most: int) -> list[Example]:
@@ -174,28 +170,3 @@ def worst_first(examples: Iterable[Example], most: int) -> list[Example]:
         if len(kept) >= 2 * most:
             kept = sorted(kept, key=lambda e: -e.error)[:most]
     return sorted(kept, key=lambda e: -e.error)[:most]
-
-
-def _small(images: Tensor) -> Tensor:
-    """Return (c, h, w) of (1, c, h, w), reduced to the size of the page."""
-    height, width = images.shape[-2:]
-    scale = SIDE / max(height, width)
-    if scale < 1:
-        size = (max(1, round(height * scale)), max(1, round(width * scale)))
-        images = interpolate(images, size, mode="area")
-    return images[0]
-
-
-def _photograph(image: Tensor) -> str:
-    return _uri(to_pil_image(image.clamp(0, 1)), quality=QUALITY)
-
-
-def _levels(values: Tensor) -> str:
-    levels = (values * 256).clamp(0, 255).to(torch.uint8)
-    return _uri(to_pil_image(levels), lossless=True)
-
-
-def _uri(picture: Image.Image, **options: int) -> str:
-    data = io.BytesIO()
-    picture.save(data, "WEBP", **options)  # a third of JPEG and PNG together
-    return f"data:image/webp;base64,{base64.b64encode(data.getvalue()).decode()}"

@@ -80,6 +80,7 @@ def model_page(
         figures=[(METRICS[name], value, EXPLANATIONS[name]) for name, value in figures.items()],
         svgs={name: Markup(svg) for name, svg in svgs.items()},  # noqa: S704 - without any names
         examples=examples,
+        compared=any(example.comparison for example in examples),
         failures=failures,
         thresholds=thresholds,
         of=of,

@@ -64,11 +64,11 @@ def numbers_of(batch: Any) -> Indices:
             "its file: images need an image_path. Give them one, or train with pre_trained=False"
         )
         raise ValueError(msg)
-    return torch.tensor([_number(path) for path in batch.image_path])
+    return torch.tensor([number_of(path) for path in batch.image_path])
 
 
 @cache
-def _number(path: str) -> int:
+def number_of(path: str) -> int:
     """Return a number that files of equal content share, wherever they are."""
     file = Path(path)
     content = file.read_bytes() if file.is_file() else path.encode()

@@ -1,0 +1,130 @@
+"""Which good image the most anomalous place of an image was compared with."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, pad
+from torchvision.transforms.v2.functional import to_dtype, to_image
+
+from anomalib_anoseg.inference.frames import reason
+from anomalib_anoseg.lightning_model import AnoSeg
+from anomalib_anoseg.report.thumbnails import photograph, printable, short_name, small
+from anomalib_anoseg.torch_model import SCORE_WINDOW
+from anomalib_anoseg.training.remembering import number_of
+from anomalib_anoseg.utils.images import read_image
+from anomalib_anoseg.utils.shapes import Images
+
+SHARE = 4  # a crop shows this part of each side, so that it has the shape of the image
+SIDE = 96  # pixels of the longer side of a crop, at most
+
+
+class Place(NamedTuple):
+    """A pixel of an image as the network sees it, and what is around it.
+
+    Attributes:
+        row: Counted from the top, the first is 0.
+        column: Counted from the left.
+        crop: A data URI with the place in the middle; None if the image cannot be shown.
+    """
+
+    row: int
+    column: int
+    crop: str | None
+
+    def __str__(self) -> str:
+        """Return where it is, as viewers of images say it."""
+        return f"({self.column}, {self.row})"
+
+
+class Comparison(NamedTuple):
+    """The most anomalous place of an image, and the place of a good image that is nearest to it.
+
+    Attributes:
+        here: In the image.
+        there: In the good image.
+        name: Of the good image.
+        problem: Why the good image cannot be shown; empty if it can.
+        height: Of the image as the network sees it, in pixels.
+        width: Likewise.
+    """
+
+    here: Place
+    there: Place
+    name: str
+    problem: str
+    height: int
+    width: int
+
+
+@torch.inference_mode()
+def compare(model: AnoSeg, image: Images, anomaly_map: Tensor) -> Comparison | None:
+    """Look up what the highest place of a map was compared with.
+
+    Args:
+        model: In evaluation mode.
+        image: As it was read, (1, 3, h, w) in [0, 1].
+        anomaly_map: Of the image at the size that the network sees, (1, h, w).
+
+    Returns:
+        None if the model remembers no images.
+    """
+    memory = model.model.memory
+    if memory is None or not model.remembered:
+        return None
+    prepared = _as_the_network_sees(model, image)
+    height, width = prepared.shape[-2:]
+    row, column = highest(anomaly_map)
+    match = memory.look_up(prepared, row, column)
+    path = model.remembered[match.owner]
+    good, problem = _read_good(path, match.owner)
+    if good is not None:
+        good = _as_the_network_sees(model, good)
+    size = max(1, height // SHARE), max(1, width // SHARE)
+    return Comparison(
+        _place(prepared, row, column, size),
+        _place(good, match.row, match.column, size),
+        short_name(path),
+        problem,
+        height,
+        width,
+    )
+
+
+def highest(anomaly_map: Tensor) -> tuple[int, int]:
+    """Return row and column of the middle of the window that gave the score, of (1, h, w)."""
+    means = avg_pool2d(anomaly_map, SCORE_WINDOW, stride=1)[0]
+    row, column = divmod(int(means.argmax()), means.shape[-1])
+    return row + SCORE_WINDOW // 2, column + SCORE_WINDOW // 2
+
+
+def _as_the_network_sees(model: AnoSeg, image: Images) -> Images:
+    image = image.to(model.device)
+    return model.pre_processor(image) if model.pre_processor else image
+
+
+def _read_good(path: str, number: int) -> tuple[Images | None, str]:
+    """Return a good image, (1, 3, h, w) in [0, 1], or why there is none."""
+    try:
+        pixels = read_image(Path(path))
+    except FileNotFoundError:  # pages are also written on other machines than trained on
+        return None, "the file is not where it was in training"
+    except (OSError, ValueError) as error:
+        return None, printable(reason(error))
+    if number_of(path) != number:
+        return None, "the file has changed since training"
+    return to_dtype(to_image(pixels), torch.float32, scale=True)[None], ""
+
+
+def _place(image: Images | None, row: int, column: int, size: tuple[int, int]) -> Place:
+    """Return a place, and what is around it if there is an image; nothing is beyond its borders."""
+    if image is None:
+        return Place(row, column, None)
+    # What was remembered may lie in what was padded to multiples of 32.
+    row, column = min(row, image.shape[-2] - 1), min(column, image.shape[-1] - 1)
+    height, width = size
+    image = torch.cat([image, torch.ones_like(image[:, :1])], dim=1)  # transparent outside
+    image = pad(image, (width // 2, width, height // 2, height))
+    crop = image[..., row : row + height, column : column + width]
+    return Place(row, column, photograph(small(crop.float(), SIDE).cpu()))
