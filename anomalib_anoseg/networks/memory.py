@@ -65,12 +65,10 @@ class Level(nn.Module):
         kept = coreset(rows, limit, generator)
         for name, value in (("rows", rows), ("owner", owner), ("place", place)):
             setattr(self, name, value[kept].to(getattr(self, name)))
-        several = bool((owner != owner[0]).any())
         distances = []
         for some, owners in zip(torch.split(rows, 1024), torch.split(owner, 1024), strict=True):
             places = some.to(self.rows)[:, :, None, None]
-            numbers = owners.to(self.owner) if several else None
-            distances.append(self(places, numbers)[:, -1].flatten())
+            distances.append(self(places, owners.to(self.owner))[:, -1].flatten())
         values = torch.cat(distances)
         self.mean.copy_(values.mean())
         # Images that are all alike have no distances; whatever differs from them then is far.
@@ -81,12 +79,16 @@ class Level(nn.Module):
 
         Args:
             features: (b, c, h, w).
-            owners: Images whose rows are left out for each image of the batch, (b,).
+            owners: Images whose rows are left out for each image of the batch, (b,); unless there
+                are no others.
         """
         wanted = features.flatten(2).mT
-        squared = self.rows.square().sum(1) - 2 * (wanted @ self.rows.T)  # less a constant
+        rows = self.rows.to(wanted)
+        squared = rows.square().sum(1) - 2 * (wanted @ rows.T)  # less a constant
         if owners is not None:
-            squared = squared.masked_fill((owners[:, None] == self.owner)[:, None], math.inf)
+            own = owners[:, None] == self.owner
+            own = own & ~own.all(1, keepdim=True)
+            squared = squared.masked_fill(own[:, None], math.inf)
         return squared.argmin(2)
 
     def forward(self, features: Tensor, owners: Indices | None = None) -> Tensor:
@@ -118,7 +120,7 @@ class Memory(nn.Module):
     """A frozen encoder with ImageNet weights, and rows of its feature maps of good images.
 
     Args:
-        backbone: Name of a timm encoder with feature maps at strides 4, 8 and 16.
+        backbone: Name of a timm encoder with feature maps at strides 4, 8, 16 and 32.
         rows: Most rows of a level.
 
     Raises:
@@ -131,10 +133,14 @@ class Memory(nn.Module):
 
     def __init__(self, backbone: str, rows: int) -> None:
         super().__init__()
-        self.encoder: Any = build_backbone(backbone).requires_grad_(False).eval()
+        encoder = build_backbone(backbone, argument="memory_backbone")
+        self.encoder: Any = encoder.requires_grad_(False).eval()
         strides = self.encoder.feature_info.reduction()
-        if not set(STRIDES) < set(strides):
-            msg = f"a memory needs features at strides {STRIDES}, {backbone} has them at {strides}"
+        if not {*STRIDES, 32} <= set(strides):
+            msg = (
+                f"a memory needs features at strides {STRIDES} and 32, {backbone} has them at "
+                f"{strides}: take a convolutional memory_backbone"
+            )
             raise ValueError(msg)
         load_pretrained(self.encoder, backbone)
         self.limit = rows
