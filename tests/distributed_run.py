@@ -58,6 +58,8 @@ def main(out: Path, data: Path, processes: int, epochs: int, checkpoint: str | N
         "results": results[0],
         "masks": masks,
         "weights": {name: p.detach() for name, p in model.named_parameters()},
+        "memory": model.model.memory.state_dict(),
+        "remembered": model.remembered,
         "checkpoint": checkpoint,
     }
     torch.save(seen, out / f"rank{engine.trainer.global_rank}.pt")

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -64,7 +65,7 @@ def test_two_tensors_of_equal_shape_that_are_exchanged_are_noticed(
     def exchanged(*args: Any, **kwargs: Any) -> dict[str, Tensor]:
         state: dict[str, Tensor] = load(*args, **kwargs)
         names = [name for name in state if "num_batches" not in name]
-        pairs = [p for p in zip(names, names[1:], strict=False) if state[p[0]].ndim == 1]
+        pairs = [p for p in pairwise(names) if state[p[0]].ndim == 1]
         first, second = pairs[20]
         assert state[first].shape == state[second].shape
         state[first], state[second] = state[second], state[first]

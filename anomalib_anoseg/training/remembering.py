@@ -37,7 +37,8 @@ class TrainingImages:
 
     def __len__(self) -> int:
         """Return the number of images."""
-        return sum(len(loader.dataset) for loader in self._loaders)
+        sources: list[Any] = [loader.dataset for loader in self._loaders]
+        return sum(map(len, sources))
 
     def __iter__(self) -> Iterator[tuple[Images, Indices]]:
         """Yield images of equal size, (b, c, h, w) in [0, 1], and the number of each, (b,)."""
