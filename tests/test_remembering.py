@@ -4,14 +4,10 @@ import logging
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
-from unittest.mock import patch
 
-import onnxruntime
-import openvino as ov
 import pytest
 import torch
 from anomalib.data import Folder, ImageBatch, ImageItem
-from anomalib.deploy import CompressionType
 from conftest import photographs, quiet_engine, remembering_model
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
@@ -289,26 +285,3 @@ def test_a_run_resumed_with_other_images(
         rest = train(root, tmp_path / "run", 4, trained.path)
     assert_same_memory(rest.model, trained.model)
     assert caplog.text.count("the memory lacks 2 of them and holds 1 others") == 1
-
-
-@pytest.mark.slow
-def test_it_is_exported(trained: Trained, tmp_path: Path) -> None:
-    """Oracle: torch. Rows of 16 bits are others by a thousandth."""
-    model = trained.model.eval()
-    images = photographs(2, height=80, width=100)
-    expected = model(images).anomaly_map
-    assert expected.std() > 0.01
-    path = model.to_onnx(tmp_path)
-    session = onnxruntime.InferenceSession(path)
-    names = [output.name for output in session.get_outputs()]
-    outputs = dict(zip(names, session.run(None, {"input": images.numpy()}), strict=True))
-    answers = [(torch.from_numpy(outputs["anomaly_map"]), 1e-4)]
-    # to_openvino converts what to_onnx writes: once is enough.
-    with patch.object(model, "to_onnx", return_value=path):
-        for precision, tolerance in ((None, 1e-4), (CompressionType.FP16, 2e-2)):
-            xml = model.to_openvino(tmp_path, compression_type=precision)
-            compiled = ov.Core().compile_model(xml, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-            answers.append((torch.from_numpy(compiled(images.numpy())["anomaly_map"]), tolerance))
-    for found, tolerance in answers:
-        got = found.view_as(expected)
-        torch.testing.assert_close(got, expected, atol=tolerance, rtol=0)
