@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from anomalib_anoseg.networks.decision import DISTANCE_WEIGHT, TYPICAL, Decision
+from anomalib_anoseg.networks.decision import DISTANCE_WEIGHT, ROOT_FROM, TYPICAL, Decision
 
 USUAL = (-7.5, -7.5, 0.0)
 
@@ -25,7 +25,8 @@ def test_evidence_of_one_pixel() -> None:
     decision.mean.copy_(torch.tensor([-4.0, -6.0, 1.0]))
     decision.std.copy_(torch.tensor([0.5, 2.0, 1.0]))
     evidence = 2 + 1 + DISTANCE_WEIGHT * 3
-    assert decision(said(-3, -4, 10)).item() == pytest.approx(evidence / (evidence + TYPICAL))
+    distance = 1 + (3 + ROOT_FROM**0.5) ** 2 - ROOT_FROM
+    assert decision(said(-3, -4, distance)).item() == pytest.approx(evidence / (evidence + TYPICAL))
 
 
 @pytest.mark.parametrize("witness", range(3))
@@ -45,8 +46,15 @@ def test_a_place_far_from_everything_remembered_is_never_good(
 ) -> None:
     """The distance that a threshold asks for, by hand: evidence e gives e / (e + TYPICAL)."""
     evidence = TYPICAL * threshold / (1 - threshold)
-    far = (evidence / DISTANCE_WEIGHT) ** 2
+    far = (evidence / DISTANCE_WEIGHT + ROOT_FROM**0.5) ** 2
     assert Decision()(said(logits, logits, 1.01 * far)).item() > threshold
+
+
+def test_what_a_runtime_rounds_is_not_seen() -> None:
+    """Where the distance is usual the root of it would be a hundred times what was rounded."""
+    exact = torch.cat([said(-7.5, -7.5, value) for value in (-1e-5, 0.0, 1e-4, 0.1, 1.0, 50.0)])
+    rounded = exact + torch.tensor([0.0, 0.0, 1e-5]).view(1, 3, 1, 1)
+    torch.testing.assert_close(Decision()(rounded), Decision()(exact), atol=1e-4, rtol=0)
 
 
 def test_maps_stay_within_their_range() -> None:

@@ -67,7 +67,8 @@ def calibrate(model: AnoSeg) -> None:
         last = [m for m in model.model.map_decoder.modules() if hasattr(m, "weight")][-1]
         last.weight *= 2 / model.model.witnesses(images)[:, 0].std()
         if model.model.memory is not None:
-            model.model.decision.fit([model.model.witnesses(photographs(16, height=64, width=96))])
+            images = photographs(16, height=64, width=96)  # others than it remembers
+            model.model.decision.fit([model.model.witnesses(images)])
         answer = model.model(images)
         model.post_processor._pixel_threshold.copy_(answer.anomaly_map.median())
         model.post_processor._image_threshold.copy_(answer.pred_score.median())

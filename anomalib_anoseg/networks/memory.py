@@ -86,7 +86,8 @@ class Level(nn.Module):
         wanted = features.flatten(2).mT
         rows = self.rows.to(wanted)
         # Less the square of what is wanted, which does not change the order.
-        squares = rows.square().sum(1).expand(len(wanted), -1)
+        # Not len(): an exported model would keep the size of the example.
+        squares = rows.square().sum(1).expand(wanted.shape[0], -1)
         if owners is not None:
             own = owners[:, None] == self.owner
             squares = squares.masked_fill(own & ~own.all(1, keepdim=True), math.inf)
