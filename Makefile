@@ -15,7 +15,7 @@ $(INSTALLED): pyproject.toml constraints.txt anomalib_anoseg.pth anomalib_anoseg
 # Train and test on the demo's part with anomalib's own command, then show what came out.
 demo: $(INSTALLED)
 	$(BIN)/anomalib train --model AnoSeg --data SurfaceDemo --config configs/cpu.yaml \
-		--data.category part --data.train_batch_size 8 --trainer.max_epochs 60 \
+		--data.category part --data.train_batch_size 8 \
 		--model.pre_processor.init_args.image_size "[128,128]" \
 		--trainer.logger lightning.pytorch.loggers.CSVLogger --trainer.logger.save_dir results/demo
 	$(BIN)/python benchmarks/demo_summary.py results/AnoSeg/SurfaceDemo/part/latest results/demo

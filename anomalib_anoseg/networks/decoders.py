@@ -104,8 +104,8 @@ class MemoryDecoder(nn.Module):
 
     def forward(self, features: list[Tensor], differences: dict[int, Tensor]) -> Tensor:
         """Return logits at the size of the padded images."""
-        seen = [differences.get(i, value[:, :0]) for i, value in enumerate(features)]
-        seen[0] = torch.cat([features[0], seen[0]], dim=1)
-        seen[-1] = torch.cat([seen[-1], coordinates(features[-1])], dim=1)
-        logits: Tensor = self.decoder(seen)
+        seen = [[differences[i]] if i in differences else [] for i in range(len(features))]
+        seen[0].append(features[0])
+        seen[-1].append(coordinates(features[-1]))
+        logits: Tensor = self.decoder([torch.cat(parts, dim=1) for parts in seen])
         return logits
