@@ -40,7 +40,8 @@ class Decision(nn.Module):
         mean, std = (value.view(1, -1, 1, 1) for value in (self.mean, self.std))
         deviations = ((witnesses.float() - mean) / std).clamp(min=0)
         drawn, read, distance = torch.split(deviations, 1, dim=1)
-        root = (distance + ROOT_FROM).sqrt() - ROOT_FROM**0.5
+        # The root of distance + ROOT_FROM, less that of ROOT_FROM.
+        root = distance / ((distance + ROOT_FROM).sqrt() + ROOT_FROM**0.5)
         evidence = drawn + read + DISTANCE_WEIGHT * root
         # Unlike a sigmoid this tells large sums from larger ones.
         return evidence / (evidence + TYPICAL)
