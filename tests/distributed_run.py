@@ -31,6 +31,7 @@ def main(out: Path, data: Path, processes: int, epochs: int, checkpoint: str | N
     seed = None if checkpoint is None else 3
     model = AnoSeg(
         backbone="mobilenetv3_small_050", image_score="detector", visualizer=False, seed=seed,
+        reconstruction_weight=1.0, adversarial_weight=0.01,
         pre_processor=PreProcessor((64, 64)),
     )  # fmt: skip
     masks: list[torch.Tensor] = []
