@@ -70,7 +70,7 @@ def calibrate(model: AnoSeg) -> None:
             images = photographs(16, height=64, width=96)  # others than it remembers
             model.model.decision.fit([model.model.witnesses(images)])
         answer = model.model(images)
-        model.post_processor._pixel_threshold.copy_(answer.anomaly_map.median())
+        model.post_processor._pixel_threshold.copy_(answer.anomaly_map.quantile(0.7))
         model.post_processor._image_threshold.copy_(answer.pred_score.median())
 
 
