@@ -46,7 +46,7 @@ from anomalib_anoseg.training.last_checkpoint import LastCheckpoint
 from anomalib_anoseg.training.learning_rate import resume_with, warmup_cosine
 from anomalib_anoseg.training.loss_guard import LossGuard, check_weights
 from anomalib_anoseg.training.random_draws import RandomDraws
-from anomalib_anoseg.training.remembering import TrainingImages, numbers_of
+from anomalib_anoseg.training.remembering import TrainingImages, numbers_of, warn_of_changes
 from anomalib_anoseg.training.restoration import (
     is_resumed,
     kind_of,
@@ -80,8 +80,8 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
     Args:
         pre_trained: Remember the good images as a frozen encoder with ImageNet weights sees them,
             and decide together with that memory. False trains from scratch alone, as the paper.
-        memory_backbone: Name of the timm encoder that remembers, with feature maps at strides 4, 8
-            and 16. The default's weights are installed by pip; those of most others come from
+        memory_backbone: Name of the timm encoder that remembers, with feature maps at strides 4, 8,
+            16 and 32. The default's weights are installed by pip; those of most others come from
             timm's hub.
         memory_rows: Most features that are remembered of each of the three feature maps.
         backbone: Name of a timm encoder whose coarsest feature map has stride 32, trained from
@@ -247,13 +247,19 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
     def on_train_start(self) -> None:
         """Remember the good images, in one process for all; a resumed run has a memory."""
         memory, trainer = self.model.memory, self.trainer
-        if memory is None or trainer.ckpt_path is not None:
+        if memory is None:
+            return
+        images = TrainingImages(trainer.train_dataloader, self.pre_processor or _as_it_is)
+        if trainer.ckpt_path is not None:
+            if trainer.is_global_zero:
+                warn_of_changes(self.remembered, images)
             return
         filled: Any = None
         if trainer.is_global_zero:
-            images = TrainingImages(trainer.train_dataloader, self.pre_processor or _as_it_is)
             memory.fill(images, len(images))
-            filled = images.paths, memory.state_dict()
+            # From the CPU, or each process would take room on the first one's GPU.
+            state = {name: value.cpu() for name, value in memory.state_dict().items()}
+            filled = images.paths, state
         self.remembered, state = trainer.strategy.broadcast(filled)
         memory.load_state_dict(state)
 

@@ -49,6 +49,11 @@ def segmenter(**arguments: Any) -> AnoSeg:
     return small_model(adversarial_weight=0, reconstruction_weight=0, **arguments)
 
 
+def remembering_model(**arguments: Any) -> AnoSeg:
+    """The same with a small memory of good images."""
+    return segmenter(**{"pre_trained": True, "memory_rows": 100} | arguments)
+
+
 def quiet_engine(root: Path, **arguments: Any) -> Engine:
     """One epoch on the CPU, and nothing on the screen."""
     quiet: dict[str, Any] = {

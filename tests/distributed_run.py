@@ -31,6 +31,7 @@ def main(out: Path, data: Path, processes: int, epochs: int, checkpoint: str | N
     seed = None if checkpoint is None else 3
     model = AnoSeg(
         backbone="mobilenetv3_small_050", image_score="detector", visualizer=False, seed=seed,
+        reconstruction_weight=1.0, adversarial_weight=0.01,
         pre_processor=PreProcessor((64, 64)),
     )  # fmt: skip
     masks: list[torch.Tensor] = []
@@ -58,6 +59,8 @@ def main(out: Path, data: Path, processes: int, epochs: int, checkpoint: str | N
         "results": results[0],
         "masks": masks,
         "weights": {name: p.detach() for name, p in model.named_parameters()},
+        "memory": model.model.memory.state_dict(),
+        "remembered": model.remembered,
         "checkpoint": checkpoint,
     }
     torch.save(seen, out / f"rank{engine.trainer.global_rank}.pt")

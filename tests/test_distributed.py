@@ -49,6 +49,15 @@ def test_every_network_is_synchronised(pair: list[Any]) -> None:
     torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
+def test_every_process_has_the_same_memory(pair: list[Any]) -> None:
+    """Of all images, not of those that it trains on itself; one is held out."""
+    first, second = pair
+    torch.testing.assert_close(first["memory"], second["memory"], rtol=0, atol=0)
+    assert first["remembered"] == second["remembered"]
+    assert len(first["remembered"]) == 11
+    assert {*first["memory"]["levels.0.owner"].tolist()} == {*first["remembered"]}
+
+
 def test_each_process_makes_anomalies_of_its_own(pair: list[Any]) -> None:
     first, second = (torch.stack(seen["masks"]) for seen in pair)
     assert first.shape == second.shape

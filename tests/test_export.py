@@ -37,9 +37,14 @@ FIXED = [(128, 96)]
 def untrained(
     decoder: Literal["paper", "skip"] = "skip", image_score: Literal["map", "detector"] = "map"
 ) -> AnoSeg:
-    """Return a small model whose maps and scores lie on both sides of their thresholds."""
+    """Return a small model whose maps and scores lie on both sides of their thresholds.
+
+    It has a memory, unless it is the paper's.
+    """
     model = AnoSeg(
         backbone=SMALL,
+        pre_trained=decoder == "skip",
+        memory_rows=100,
         decoder=decoder,
         image_score=image_score,
         pre_processor=PreProcessor((64, 96)),
@@ -51,18 +56,21 @@ def untrained(
 
 def calibrate(model: AnoSeg) -> None:
     images = photographs(16, height=64, width=96)
+    if model.model.memory is not None:
+        model.model.memory.fill([(images, torch.arange(16))], 16)
     model.model.train()
     for _ in range(20):  # batch statistics that fit
         model.model(images)
     model.eval()
     with torch.no_grad():
-        answer = model.model(images)
         # Spread the map over the range of probabilities, by the last layer.
         last = [m for m in model.model.map_decoder.modules() if hasattr(m, "weight")][-1]
-        spread = answer.anomaly_map.logit().std()
-        last.weight *= 2 / spread
+        last.weight *= 2 / model.model.witnesses(images)[:, 0].std()
+        if model.model.memory is not None:
+            images = photographs(16, height=64, width=96)  # others than it remembers
+            model.model.decision.fit([model.model.witnesses(images)])
         answer = model.model(images)
-        model.post_processor._pixel_threshold.copy_(answer.anomaly_map.median())
+        model.post_processor._pixel_threshold.copy_(answer.anomaly_map.quantile(0.7))
         model.post_processor._image_threshold.copy_(answer.pred_score.median())
 
 

@@ -106,11 +106,13 @@ def test_a_training_step_and_its_log_would_not_wait(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(model, "log_dict", log_dict)
     with fake_gpu() as watch:
         to_gpu(model)
-        batch: Any = SimpleNamespace(image=torch.rand(4, 3, 64, 64, device="cuda"))
+        batch: Any = SimpleNamespace(
+            image=torch.rand(4, 3, 64, 64, device="cuda"), image_path=["a", "b", "c", "d"]
+        )
         loss = model.training_step(batch, batch_idx=1)
         assert isinstance(loss, Tensor)
         assert watch.waits == []
-    assert set(logged) > {"train_loss", "train_segmentation", "train_detector"}
+    assert set(logged) > {"train_loss", "train_segmentation", "train_detector", "train_memory"}
     assert all(value.is_cuda for value in logged.values())
 
 

@@ -80,12 +80,12 @@ class Level(nn.Module):
         kept = coreset(rows, limit, generator)
         for name, value in (("rows", rows), ("owner", owner), ("place", place)):
             setattr(self, name, value[kept].to(getattr(self, name)))
-        several = bool((owner != owner[0]).any())
         distances = []
-        for some, owners in zip(torch.split(rows, 1024), torch.split(owner, 1024), strict=True):
-            places = some.to(self.rows)[:, :, None, None]
-            numbers = owners.to(self.owner) if several else None
-            distances.append(self(places, numbers)[:, -1].flatten())
+        lengths = torch.unique_consecutive(owner, return_counts=True)[1].tolist()
+        of_images = torch.split(rows, lengths), torch.split(owner, lengths)
+        for some, numbers in zip(*of_images, strict=True):
+            places = some.to(self.rows).T[None, :, :, None]
+            distances.append(self(places, numbers[:1].to(self.owner))[:, -1].flatten())
         values = torch.cat(distances)
         self.mean.copy_(values.mean())
         # Images that are all alike have no distances; whatever differs from them then is far.
@@ -96,20 +96,23 @@ class Level(nn.Module):
 
         Args:
             features: (b, c, h, w).
-            owners: Images whose rows are left out for each image of the batch, (b,).
+            owners: Images whose rows are left out for each image of the batch, (b,); unless there
+                are no others.
         """
         wanted = features.flatten(2).mT
+        rows = self.rows.to(wanted)
         # Less the square of what is wanted, which does not change the order.
-        squares = self.rows.square().sum(1)
+        squares = rows.square().sum(1)
         if torch.compiler.is_compiling() and owners is None:
             # OpenVINO finds the least along the first axis in a sixth of the time of the last.
-            return (-2 * self.rows @ features.flatten(2) + squares[:, None]).argmin(1)
+            return (-2 * rows @ features.flatten(2) + squares[:, None]).argmin(1)
         squares = squares.expand(len(wanted), -1)
         if owners is not None:
-            squares = squares.masked_fill(owners[:, None] == self.owner, math.inf)
+            own = owners[:, None] == self.owner
+            squares = squares.masked_fill(own & ~own.all(1, keepdim=True), math.inf)
         # In parts that fit a processor's cache: a sixth of the time.
         near = [
-            torch.addmm(square, part, self.rows.T, alpha=-2).min(1).indices
+            torch.addmm(square, part, rows.T, alpha=-2).min(1).indices
             for image, square in zip(wanted, squares, strict=True)
             for part in torch.split(image, AT_ONCE)
         ]
@@ -144,7 +147,7 @@ class Memory(nn.Module):
     """A frozen encoder with ImageNet weights, and rows of its feature maps of good images.
 
     Args:
-        backbone: Name of a timm encoder with feature maps at strides 4, 8 and 16.
+        backbone: Name of a timm encoder with feature maps at strides 4, 8, 16 and 32.
         rows: Most rows of a level.
 
     Raises:
@@ -157,10 +160,14 @@ class Memory(nn.Module):
 
     def __init__(self, backbone: str, rows: int) -> None:
         super().__init__()
-        self.encoder: Any = build_backbone(backbone).requires_grad_(False).eval()
+        encoder = build_backbone(backbone, argument="memory_backbone")
+        self.encoder: Any = encoder.requires_grad_(False).eval()
         strides = self.encoder.feature_info.reduction()
-        if not set(STRIDES) < set(strides):
-            msg = f"a memory needs features at strides {STRIDES}, {backbone} has them at {strides}"
+        if not {*STRIDES, 32} <= set(strides):
+            msg = (
+                f"a memory needs features at strides {STRIDES} and 32, {backbone} has them at "
+                f"{strides}: take a convolutional memory_backbone"
+            )
             raise ValueError(msg)
         load_pretrained(self.encoder, backbone)
         self.limit = rows
@@ -274,11 +281,17 @@ def coreset(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
         return torch.arange(len(rows))
     directions = torch.randn(rows.shape[1], PROJECTIONS, generator=generator)
     points = rows @ directions / math.sqrt(PROJECTIONS)
-    distance = (points - points.mean(0)).square().sum(1)
-    kept = []
-    for _ in range(count):
+    points -= points.mean(0)
+    squares = points.square().sum(1)
+
+    def to(centre: Tensor) -> Tensor:
+        return torch.addmv(squares + squares[centre], points, points[centre], alpha=-2)
+
+    kept = [squares.argmax()]
+    distance = to(kept[0])
+    while len(kept) < count:
         kept.append(distance.argmax())
-        distance = torch.minimum(distance, (points - points[kept[-1]]).square().sum(1))
+        distance = torch.minimum(distance, to(kept[-1]))
     return torch.stack(kept)
 
 

@@ -28,8 +28,13 @@ def weights_follow() -> Iterator[None]:
         _wanted.reset(token)
 
 
-def build_backbone(name: str, in_channels: int = 3) -> Any:
+def build_backbone(name: str, in_channels: int = 3, argument: str = "backbone") -> Any:
     """Return a timm encoder with random weights that gives its feature maps, finest first.
+
+    Args:
+        name: timm's.
+        in_channels: Of its images.
+        argument: Where the name comes from, for the error.
 
     Raises:
         ValueError: If timm cannot build it.
@@ -37,7 +42,7 @@ def build_backbone(name: str, in_channels: int = 3) -> Any:
     try:
         return timm.create_model(name, features_only=True, in_chans=in_channels)
     except (AttributeError, RuntimeError, TypeError) as error:  # of whatever timm tried first
-        msg = f"backbone {name!r} cannot be built by timm: {error}"
+        msg = f"{argument} {name!r} cannot be built by timm: {error}"
         raise ValueError(msg) from error
 
 
@@ -84,14 +89,17 @@ def _installed(name: str) -> dict[str, Tensor]:
     except PackageNotFoundError as error:
         msg = f"the weights of {name} are not installed: pip install {package}"
         raise OSError(msg) from error
-    file = next(file for file in files if file.suffix == ".pth")
-    path: Any = distribution(package).locate_file(file)
-    theirs = torch.load(path, map_location="cpu", weights_only=True)
-    # The tensors come in timm's order, under other names.
-    ours = timm.create_model(name).state_dict()
-    counted = {key: value for key, value in theirs.items() if "num_batches" not in key}
-    names = [key for key in ours if "num_batches" not in key]
-    if [ours[key].shape for key in names] != [value.shape for value in counted.values()]:
+    path: Any = next((file.locate() for file in files if file.suffix == ".pth"), package)
+    try:
+        theirs = torch.load(path, map_location="cpu", weights_only=True)
+        # The tensors come in timm's order, under other names.
+        values = [value for key, value in theirs.items() if "num_batches" not in key]
+        whole: Any = timm.create_model(name)
+        names = [key for key in whole.state_dict() if "num_batches" not in key]
+        whole.load_state_dict(dict(zip(names, values, strict=True)), strict=False)
+    # A missing, truncated or other file: what torch and its unpickler raise is of many types.
+    except Exception as error:
         msg = f"{path} does not hold the weights of {name}: pip install --force-reinstall {package}"
-        raise OSError(msg)
-    return dict(zip(names, counted.values(), strict=True))
+        raise OSError(msg) from error
+    state: dict[str, Tensor] = whole.state_dict()
+    return state

@@ -1,18 +1,21 @@
 """What a memory is filled with: the training images, each under a number of its own."""
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from anomalib_anoseg.training.good_images import read_good_images
-from anomalib_anoseg.training.image_reading import datasets_of
 from anomalib_anoseg.utils.shapes import Images, Indices
 
+logger = logging.getLogger(__name__)
 BATCH = 8
 
 
@@ -28,28 +31,44 @@ class TrainingImages:
     """
 
     def __init__(self, loader: Any, prepare: Callable[[Images], Images]) -> None:
-        self._sources = list(datasets_of(loader))
+        self._loaders = list(_loaders_of(loader))
         self._prepare = prepare
         self.paths: dict[int, str] = {}
 
     def __len__(self) -> int:
         """Return the number of images."""
-        return sum(map(len, self._sources))
+        sources: list[Any] = [loader.dataset for loader in self._loaders]
+        return sum(map(len, sources))
 
     def __iter__(self) -> Iterator[tuple[Images, Indices]]:
         """Yield images of equal size, (b, c, h, w) in [0, 1], and the number of each, (b,)."""
         images: list[Images] = []
         numbers: list[Tensor] = []
-        for source in self._sources:
-            for image, batch in read_good_images(source, range(len(source)), self._prepare):
-                if images and (len(images) == BATCH or image.shape != images[0].shape):
-                    yield torch.cat(images), torch.cat(numbers)
-                    images, numbers = [], []
-                images.append(image)
-                numbers.append(numbers_of(batch))
-                self.paths.setdefault(int(numbers[-1]), batch.image_path[0])
+        for image, batch in chain.from_iterable(map(self._read, self._loaders)):
+            if images and (len(images) == BATCH or image.shape != images[0].shape):
+                yield torch.cat(images), torch.cat(numbers)
+                images, numbers = [], []
+            images.append(image)
+            numbers.append(numbers_of(batch))
+            self.paths.setdefault(int(numbers[-1]), batch.image_path[0])
         if images:
             yield torch.cat(images), torch.cat(numbers)
+
+    def numbers(self) -> set[int]:
+        """Return the number of each image; anomalib's data sets are not read for it."""
+        found: set[int] = set()
+        for loader in self._loaders:
+            samples = getattr(loader.dataset, "samples", None)
+            if samples is not None:
+                found.update(map(_number, samples.image_path))
+            else:
+                found.update(int(numbers_of(batch)) for _, batch in self._read(loader))
+        return found
+
+    def _read(self, loader: DataLoader[Any]) -> Iterator[tuple[Images, Any]]:
+        # Of the loader, not of what it wraps: that may hold other images, or be cut into tiles.
+        source: Any = loader.dataset
+        return read_good_images(source, range(len(source)), self._prepare, loader.collate_fn)
 
 
 def numbers_of(batch: Any) -> Indices:
@@ -65,6 +84,31 @@ def numbers_of(batch: Any) -> Indices:
         )
         raise ValueError(msg)
     return torch.tensor([number_of(path) for path in batch.image_path])
+
+
+def warn_of_changes(remembered: Mapping[int, str], images: TrainingImages) -> None:
+    """Warn if a memory was filled with other images than these."""
+    found = images.numbers()
+    missing = len(found - remembered.keys())
+    gone = len(remembered.keys() - found)
+    if missing or gone:
+        logger.warning(
+            "the training images have changed: the memory lacks %d of them and holds %d others. "
+            "It stays as it was; train without the checkpoint to fill it anew",
+            missing,
+            gone,
+        )
+
+
+def _loaders_of(loader: Any) -> Iterator[DataLoader[Any]]:
+    """Yield what Lightning trains with at the same time: one loader, or a nest of several."""
+    if isinstance(loader, Mapping):
+        loader = list(loader.values())
+    if isinstance(loader, list | tuple):
+        for part in loader:
+            yield from _loaders_of(part)
+    else:
+        yield loader
 
 
 @cache

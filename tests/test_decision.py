@@ -1,0 +1,93 @@
+"""One map of three witnesses. Oracles: hand-computed values, and what must hold for any."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from anomalib_anoseg.networks.decision import DISTANCE_WEIGHT, ROOT_FROM, TYPICAL, Decision
+
+USUAL = (-7.5, -7.5, 0.0)
+
+
+def said(*values: float) -> Tensor:
+    return torch.tensor(values).view(1, 3, 1, 1)
+
+
+def test_what_is_usual_is_no_evidence() -> None:
+    decision = Decision()
+    assert decision(said(*USUAL)).item() == 0
+    assert decision(said(-20, -20, -5)).item() == 0
+
+
+def test_evidence_of_one_pixel() -> None:
+    """By hand: two deviations, one, and the root of nine."""
+    decision = Decision()
+    decision.mean.copy_(torch.tensor([-4.0, -6.0, 1.0]))
+    decision.std.copy_(torch.tensor([0.5, 2.0, 1.0]))
+    evidence = 2 + 1 + DISTANCE_WEIGHT * 3
+    distance = 1 + (3 + ROOT_FROM**0.5) ** 2 - ROOT_FROM
+    assert decision(said(-3, -4, distance)).item() == pytest.approx(evidence / (evidence + TYPICAL))
+
+
+@pytest.mark.parametrize("witness", range(3))
+def test_more_of_one_witness_never_lowers_the_map(witness: int) -> None:
+    others = torch.randn(1000, 3, 1, 1) * 10
+    rising = others.repeat(2, 1, 1, 1)
+    rising[1000:, witness] += torch.rand(1000, 1, 1) * 20
+    low, high = Decision()(rising).chunk(2)
+    assert (high >= low).all()
+    assert (high > low).float().mean() > 0.2
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.9, 0.99, 0.999])
+@pytest.mark.parametrize("logits", [-1e4, -7.5, 0.0, 1e4])
+def test_a_place_far_from_everything_remembered_is_never_good(
+    threshold: float, logits: float
+) -> None:
+    """The distance that a threshold asks for, by hand: evidence e gives e / (e + TYPICAL)."""
+    evidence = TYPICAL * threshold / (1 - threshold)
+    far = (evidence / DISTANCE_WEIGHT + ROOT_FROM**0.5) ** 2
+    assert Decision()(said(logits, logits, 1.01 * far)).item() > threshold
+
+
+def test_what_a_runtime_rounds_is_not_seen() -> None:
+    """Where the distance is usual the root of it would be a hundred times what was rounded."""
+    exact = torch.cat([said(-7.5, -7.5, value) for value in (-1e-5, 0.0, 1e-4, 0.1, 1.0, 50.0)])
+    rounded = exact + torch.tensor([0.0, 0.0, 1e-5]).view(1, 3, 1, 1)
+    torch.testing.assert_close(Decision()(rounded), Decision()(exact), atol=1e-4, rtol=0)
+
+
+def test_maps_stay_within_their_range() -> None:
+    extreme = torch.tensor([-3e38, -1.0, 0.0, 1.0, 1e3, 1e6])
+    witnesses = torch.cartesian_prod(extreme, extreme, extreme)[:, :, None, None]
+    maps = Decision()(witnesses)
+    assert maps.shape == (len(witnesses), 1, 1, 1)
+    assert ((maps >= 0) & (maps < 1)).all()
+
+
+def test_half_precision_is_decided_in_full() -> None:
+    witnesses = torch.randn(2, 3, 4, 4) * 50
+    half = witnesses.bfloat16()
+    torch.testing.assert_close(Decision()(half), Decision()(half.float()), rtol=0, atol=0)
+
+
+def test_standardised_by_good_images() -> None:
+    """Oracle: the mean and deviation of 1, 2, 3, 6, by hand; batches of two sizes."""
+    decision = Decision()
+    first, second = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([6.0])
+    batches = [
+        torch.stack([values, 10 * values, values - 1]).view(1, 3, 1, -1)
+        for values in (first, second)
+    ]
+    decision.fit(batches)
+    deviation = (14 / 3) ** 0.5
+    torch.testing.assert_close(decision.mean, torch.tensor([3.0, 30.0, 2.0]))
+    torch.testing.assert_close(decision.std, deviation * torch.tensor([1.0, 10.0, 1.0]))
+
+
+def test_a_witness_that_says_the_same_of_all_good_pixels() -> None:
+    """It does not become infinitely sure, nor undefined."""
+    decision = Decision()
+    decision.fit([said(-5, -5, 0).expand(2, 3, 4, 4)])
+    assert decision(said(-5, -5, 0)).item() == 0
+    assert decision(said(-4, -5, 0)).item() == pytest.approx(10 / (10 + TYPICAL))
