@@ -60,7 +60,7 @@ class TrainingImages:
         for loader in self._loaders:
             samples = getattr(loader.dataset, "samples", None)
             if samples is not None:
-                found.update(map(_number, samples.image_path))
+                found.update(map(number_of, samples.image_path))
             else:
                 found.update(int(numbers_of(batch)) for _, batch in self._read(loader))
         return found
