@@ -5,6 +5,7 @@ arXiv 2110.03396, 2021.
 """
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -235,6 +236,8 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         data = getattr(self.trainer, "datamodule", None)
         parts = (getattr(data, "name", None), getattr(data, "category", None))
         self.trained_on = "/".join(part for part in parts if part)
+        # Lightning wonders about modules in evaluation mode; the memory's encoder stays in it.
+        warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode at the start")
         if not self.torch_compile:
             return
         for network in (self.model, self.discriminator):
