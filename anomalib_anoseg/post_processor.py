@@ -30,7 +30,8 @@ class PostProcessor(AnomalibPostProcessor):
     validation and at the end the network sees them as they are and with synthetic anomalies, and
     the thresholds are set by what it answers. No test image and no real defect is looked at.
     anomalib's own post-processor looks at both: it takes the best F1 on the validation images,
-    which by default are the test images.
+    which by default are the test images. Where a memory takes part, its decision is standardised
+    by the same good images, and the pixel threshold is a fixed amount of evidence.
 
     Maps and scores are probabilities. They are normalised by a line from 0 to the threshold and
     another one from the threshold to 1, which puts the threshold at 0.5. Nothing is clamped and no
@@ -163,7 +164,9 @@ class PostProcessor(AnomalibPostProcessor):
         image_threshold = separate(*(torch.cat(label).cpu() for label in scores))
         # Strictly between 0 and 1, also for a map that tells nothing: both sides need a length.
         self._image_threshold.copy_(image_threshold.clamp(*WITHIN))
-        self._pixel_threshold.copy_(best.threshold().clamp(*WITHIN))
+        # A decision standardised by good images has a threshold of its own.
+        pixel_threshold = best.threshold() if module.model.memory is None else torch.tensor(0.5)
+        self._pixel_threshold.copy_(pixel_threshold.clamp(*WITHIN))
 
     @staticmethod
     def _normalize(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from anomalib_anoseg.networks.decision import DISTANCE_WEIGHT, ROOT_FROM, TYPICAL, Decision
+from anomalib_anoseg.networks.decision import ANOMALOUS, DISTANCE_WEIGHT, ROOT_FROM, Decision
 
 USUAL = (-7.5, -7.5, 0.0)
 
@@ -26,7 +26,9 @@ def test_evidence_of_one_pixel() -> None:
     decision.std.copy_(torch.tensor([0.5, 2.0, 1.0]))
     evidence = 2 + 1 + DISTANCE_WEIGHT * 3
     distance = 1 + (3 + ROOT_FROM**0.5) ** 2 - ROOT_FROM
-    assert decision(said(-3, -4, distance)).item() == pytest.approx(evidence / (evidence + TYPICAL))
+    assert decision(said(-3, -4, distance)).item() == pytest.approx(
+        evidence / (evidence + ANOMALOUS)
+    )
 
 
 @pytest.mark.parametrize("witness", range(3))
@@ -44,8 +46,8 @@ def test_more_of_one_witness_never_lowers_the_map(witness: int) -> None:
 def test_a_place_far_from_everything_remembered_is_never_good(
     threshold: float, logits: float
 ) -> None:
-    """The distance that a threshold asks for, by hand: evidence e gives e / (e + TYPICAL)."""
-    evidence = TYPICAL * threshold / (1 - threshold)
+    """The distance that a threshold asks for, by hand: evidence e gives e / (e + ANOMALOUS)."""
+    evidence = ANOMALOUS * threshold / (1 - threshold)
     far = (evidence / DISTANCE_WEIGHT + ROOT_FROM**0.5) ** 2
     assert Decision()(said(logits, logits, 1.01 * far)).item() > threshold
 
@@ -90,4 +92,13 @@ def test_a_witness_that_says_the_same_of_all_good_pixels() -> None:
     decision = Decision()
     decision.fit([said(-5, -5, 0).expand(2, 3, 4, 4)])
     assert decision(said(-5, -5, 0)).item() == 0
-    assert decision(said(-4, -5, 0)).item() == pytest.approx(10 / (10 + TYPICAL))
+    assert decision(said(-4, -5, 0)).item() == pytest.approx(10 / (10 + ANOMALOUS))
+
+
+def test_evidence_of_thirty_deviations_is_the_threshold() -> None:
+    """Oracle: by hand. Two networks, each 15 deviations above good images, and no distance."""
+    decision = Decision()
+    decision.mean.copy_(torch.tensor([-7.0, -8.0, 0.0]))
+    decision.std.copy_(torch.tensor([0.5, 0.4, 1.0]))
+    undecided = torch.tensor([-7.0 + 15 * 0.5, -8.0 + 15 * 0.4, 0.0]).view(1, 3, 1, 1)
+    assert decision(undecided).item() == pytest.approx(0.5)
