@@ -203,7 +203,7 @@ f32 = {{"INFERENCE_PRECISION_HINT": "f32"}}
 seen = OpenVINOInferencer({str(exported)!r}, config=f32).predict(image)
 model = AnoSeg.load_from_checkpoint({trained.partition("=")[2]!r}).eval()
 assert 0 < model.post_processor._pixel_threshold < 1
-assert model.post_processor._pixel_threshold != 0.5
+assert model.post_processor._image_threshold != 0.5
 expected = model(torch.from_numpy(image).movedim(-1, 0)[None])
 np.testing.assert_allclose(np.squeeze(seen.anomaly_map), expected.anomaly_map.squeeze(), atol=1e-4)
 assert (np.squeeze(seen.pred_mask) == (np.squeeze(seen.anomaly_map) > 0.5)).all()
