@@ -73,7 +73,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, demo_root: Path) -> Path
         ("test/missing", "new"),
     ):  # fmt: skip
         shutil.copytree(part / source, folder / "images" / name)
-    for category in ("bottle", "tiles"):
+    for category in ("bottle", "bdp01"):
         shutil.copytree(part, folder / "DATASETS" / category)
     shutil.copytree(part, folder / "datasets/SurfaceDemo/part")
     for name in ("configs", "benchmarks"):
