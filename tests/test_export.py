@@ -28,6 +28,7 @@ from anomalib_anoseg.utils.files import complete_files
 from anomalib_anoseg.utils.signal_stack import current_stack
 
 SMALL = "resnet10t"
+Trained = tuple[AnoSeg, SurfaceDemo]
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}
 NAMES = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
 OPEN = [(96, 96), (64, 128), (200, 75), (1024, 1024)]
@@ -147,25 +148,20 @@ def test_coordinates_follow_the_size(tmp_path: Path) -> None:
             torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
 
 
-@pytest.fixture(scope="module")
-def trained(
-    tmp_path_factory: pytest.TempPathFactory, demo_root: Path
-) -> tuple[AnoSeg, SurfaceDemo]:
-    """Train a little on the demo's part, so that quantisation has something to lose."""
-    folder = tmp_path_factory.mktemp("trained")
-    data = SurfaceDemo(demo_root, category="part", train_batch_size=8, num_workers=0)
+def train_a_little(root: Path, folder: Path, epochs: int, pre_trained: bool) -> Trained:
+    """Train on the demo's part, so that quantisation has something to lose."""
+    data = SurfaceDemo(root, category="part", train_batch_size=8, num_workers=0)
     model = AnoSeg(
+        pre_trained=pre_trained,
         backbone="resnet10t",
-        reconstruction_weight=0,
-        adversarial_weight=0,
         pre_processor=PreProcessor((96, 96)),
         visualizer=False,
         evaluator=False,
         seed=0,
     )
     engine = Engine(
-        max_epochs=30,
-        check_val_every_n_epoch=30,
+        max_epochs=epochs,
+        check_val_every_n_epoch=epochs,
         logger=False,
         default_root_dir=folder,
         accelerator="cpu",
@@ -175,8 +171,19 @@ def trained(
 
 
 @pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, demo_root: Path) -> Trained:
+    """Return a model without a memory: trying each layer of one in 8 bits takes minutes."""
+    return train_a_little(demo_root, tmp_path_factory.mktemp("trained"), 80, pre_trained=False)
+
+
+@pytest.fixture(scope="module")
+def remembering(tmp_path_factory: pytest.TempPathFactory, demo_root: Path) -> Trained:
+    return train_a_little(demo_root, tmp_path_factory.mktemp("remembering"), 30, pre_trained=True)
+
+
+@pytest.fixture(scope="module")
 def exported(
-    trained: tuple[AnoSeg, SurfaceDemo], tmp_path_factory: pytest.TempPathFactory
+    trained: Trained, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[float], Tensor]:
     """Return the model in floating point, its figures and its labels."""
     model, data = trained
@@ -208,7 +215,7 @@ def measure(path: Path, data: SurfaceDemo, config: dict[str, str]) -> tuple[list
 @pytest.mark.xdist_group("trained")
 @pytest.mark.parametrize("compression", ["fp16", "int8", "int8_ptq", "int8_acq"])
 def test_compressed_models_keep_their_maps(
-    trained: tuple[AnoSeg, SurfaceDemo],
+    trained: Trained,
     exported: tuple[Path, list[float], Tensor],
     compression: str,
     tmp_path: Path,
@@ -227,10 +234,8 @@ def test_compressed_models_keep_their_maps(
         assert small < 0.51 * large
     else:
         eight = kinds.count("i8") + kinds.count("u8")
-        # All but the first and the last convolutions: of both encoders and decoders, and those
-        # whose features are looked up in the memory.
-        assert eight >= len(kinds) - 12
-        assert small < 0.35 * large  # what is remembered stays as it is
+        assert eight >= len(kinds) - 2  # all but the first and the last convolution
+        assert small < 0.3 * large
     figures, seen = measure(path, data, F32)
     assert reference[0] > 0.7  # there is something to lose
     for figure, before in zip(figures, reference, strict=True):
@@ -240,8 +245,27 @@ def test_compressed_models_keep_their_maps(
 
 
 @pytest.mark.slow
+def test_a_memory_keeps_its_map_in_8_bits(remembering: Trained, tmp_path: Path) -> None:
+    """Oracle: the model in floating point, on the same images."""
+    model, data = remembering
+    plain = model.to_openvino(tmp_path / "plain")
+    path = model.to_openvino(tmp_path, compression_type=CompressionType.INT8_PTQ, datamodule=data)
+    # All but the first and last convolutions: of both encoders and decoders, and those whose
+    # features are looked up in the memory.
+    kinds = weights(path)
+    assert kinds.count("i8") + kinds.count("u8") >= len(kinds) - 12
+    small, large = (file.with_suffix(".bin").stat().st_size for file in (path, plain))
+    assert small < 0.35 * large  # what is remembered stays as it is
+    reference, _ = measure(plain, data, F32)
+    figures, _ = measure(path, data, F32)
+    assert reference[0] > 0.7
+    for figure, before in zip(figures, reference, strict=True):
+        assert figure > before - 0.01
+
+
+@pytest.mark.slow
 @pytest.mark.xdist_group("trained")
-def test_quantisation_of_a_fixed_size(trained: tuple[AnoSeg, SurfaceDemo], tmp_path: Path) -> None:
+def test_quantisation_of_a_fixed_size(trained: Trained, tmp_path: Path) -> None:
     """Oracle: the model in floating point, on an image of that size."""
     model, data = trained
     kind = CompressionType.INT8_PTQ
@@ -271,7 +295,7 @@ def weights(path: Path) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.xdist_group("trained")
 def test_default_precision_is_close(
-    trained: tuple[AnoSeg, SurfaceDemo], exported: tuple[Path, list[float], Tensor]
+    trained: Trained, exported: tuple[Path, list[float], Tensor]
 ) -> None:
     """A CPU may compute in bfloat16: maps differ by a few hundredths, figures and labels do not."""
     path, (auroc, iou), labels = exported
@@ -283,9 +307,7 @@ def test_default_precision_is_close(
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("trained")
-def test_quantisation_needs_a_data_module(
-    trained: tuple[AnoSeg, SurfaceDemo], tmp_path: Path
-) -> None:
+def test_quantisation_needs_a_data_module(trained: Trained, tmp_path: Path) -> None:
     for kind in (CompressionType.INT8_PTQ, CompressionType.INT8_ACQ):
         with pytest.raises(
             ValueError, match=f"Datamodule must be provided for OpenVINO {kind.name}"
@@ -298,7 +320,7 @@ def test_quantisation_needs_a_data_module(
 @pytest.mark.xdist_group("trained")
 @pytest.mark.parametrize("drop", [1.5, -0.1])
 def test_a_drop_that_cannot_be_meant_is_refused(
-    trained: tuple[AnoSeg, SurfaceDemo], tmp_path: Path, drop: float
+    trained: Trained, tmp_path: Path, drop: float
 ) -> None:
     model, data = trained
     with pytest.raises(ValueError, match=f"max_drop must be between 0 and 1, got {drop}"):
@@ -329,7 +351,7 @@ class Agreement:
 @pytest.mark.slow
 @pytest.mark.xdist_group("trained")
 def test_what_costs_accuracy_goes_back_to_floating_point(
-    trained: tuple[AnoSeg, SurfaceDemo],
+    trained: Trained,
     exported: tuple[Path, list[float], Tensor],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -354,7 +376,7 @@ def test_what_costs_accuracy_goes_back_to_floating_point(
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("trained")
-def test_metadata(trained: tuple[AnoSeg, SurfaceDemo], tmp_path: Path) -> None:
+def test_metadata(trained: Trained, tmp_path: Path) -> None:
     model, _ = trained
     path = model.to_openvino(tmp_path, compression_type=CompressionType.FP16)
     read = ov.Core().read_model(path)
