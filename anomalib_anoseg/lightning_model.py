@@ -252,7 +252,7 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         memory, trainer = self.model.memory, self.trainer
         if memory is None:
             return
-        images = TrainingImages(trainer.train_dataloader, self.pre_processor or _as_it_is)
+        images = TrainingImages(trainer.train_dataloader, self.pre_processor)
         if trainer.ckpt_path is not None:
             if trainer.is_global_zero:
                 warn_of_changes(self.remembered, images)
@@ -504,10 +504,6 @@ def _frozen(network: nn.Module) -> Iterator[None]:
     network.requires_grad_(False)
     yield
     network.requires_grad_(True)
-
-
-def _as_it_is(images: Images) -> Images:
-    return images
 
 
 def _plain(laws: Anomalies | Variation | None) -> Any:

@@ -81,7 +81,7 @@ class PostProcessor(AnomalibPostProcessor):
         datamodule = getattr(trainer, "datamodule", None)
         self._release()  # a run before this one may have ended in an error
         if stage == "fit" and isinstance(datamodule, AnomalibDataModule):
-            prepare: Any = pl_module.pre_processor or _as_it_is
+            prepare: Any = pl_module.pre_processor
             self._held_out = HeldOut(datamodule, prepare)
             self._step = -1
 
@@ -178,10 +178,6 @@ class PostProcessor(AnomalibPostProcessor):
         below = 0.5 * (preds - norm_min) / (threshold - norm_min)
         above = 0.5 + 0.5 * (preds - threshold) / (norm_max - threshold)
         return torch.where(preds > threshold, above, below).clamp(0, 1)
-
-
-def _as_it_is(images: Images) -> Images:
-    return images
 
 
 def separate(good: Verdicts, bad: Verdicts) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from anomalib.data import ImageBatch
 from anomalib.engine import Engine
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -32,6 +33,18 @@ def photographs(batch: int, channels: int = 3, height: int = 96, width: int = 96
     coarse = torch.rand(batch, channels, 8, 8)
     smooth = interpolate(coarse, (height, width), mode="bicubic").clamp(0.05, 0.95)
     return (smooth + 0.02 * torch.randn_like(smooth)).clamp(0, 1)
+
+
+def noisy_batch() -> ImageBatch:
+    """A judged image whose map is as noisy as a photograph, as a page gets it."""
+    return ImageBatch(
+        image=photographs(1, height=256, width=256),
+        image_path=["hole/000.png"],
+        gt_label=torch.ones(1, dtype=torch.bool),
+        anomaly_map=photographs(1, 1, 256, 256)[:, 0],
+        pred_score=torch.ones(1),
+        pred_label=torch.ones(1, dtype=torch.bool),
+    )
 
 
 def small_model(**arguments: Any) -> AnoSeg:

@@ -389,7 +389,7 @@ def test_metadata(trained: Trained, tmp_path: Path) -> None:
     assert told["input_size"] == "96 96"
     for name in ("image_threshold", "pixel_threshold"):
         assert float(told[name]) == pytest.approx(float(getattr(model.post_processor, name)))
-    assert told["image_threshold"] != "0.5"
+        assert told[name] != "0.5"
 
 
 @pytest.mark.slow

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from anomalib.data import ImageBatch
-from conftest import photographs, segmenter
+from conftest import noisy_batch, photographs, segmenter
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
@@ -150,15 +149,7 @@ def test_crops_are_cut_around_their_places(model: AnoSeg) -> None:
 
 
 def page(comparison: Comparison | None, times: int = 1) -> str:
-    batch = ImageBatch(
-        image=photographs(1, height=256, width=256),
-        image_path=["hole/000.png"],
-        gt_label=torch.ones(1, dtype=torch.bool),
-        anomaly_map=photographs(1, 1, 256, 256)[:, 0],
-        pred_score=torch.ones(1),
-        pred_label=torch.ones(1, dtype=torch.bool),
-    )
-    (example,) = make_examples(batch, torch.ones(1, 1, 256, 256), 0.5)
+    (example,) = make_examples(noisy_batch(), torch.ones(1, 1, 256, 256), 0.5)
     example = example._replace(comparison=comparison)
     return model_page("page", {}, {}, times * [example], [], Thresholds(0.5, 0.5), times)
 

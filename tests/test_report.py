@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from anomalib.data import ImageBatch
 from anomalib.engine import Engine
-from conftest import photographs
+from conftest import noisy_batch
 from PIL import Image
 
 from anomalib_anoseg import AnoSeg, PostProcessor, PreProcessor, SurfaceDemo
@@ -266,15 +265,7 @@ def test_page_asks_for_nothing(page: tuple[Path, AnoSeg]) -> None:
 
 def test_a_page_of_200_images_is_small() -> None:
     """Also if their maps are as noisy as photographs."""
-    batch = ImageBatch(
-        image=photographs(1, height=256, width=256),
-        image_path=["hole/000.png"],
-        gt_label=torch.ones(1, dtype=torch.bool),
-        anomaly_map=photographs(1, 1, 256, 256)[:, 0],
-        pred_score=torch.ones(1),
-        pred_label=torch.ones(1, dtype=torch.bool),
-    )
-    (example,) = make_examples(batch, torch.ones(1, 1, 256, 256), 0.5)
+    (example,) = make_examples(noisy_batch(), torch.ones(1, 1, 256, 256), 0.5)
     assert len(model_page("200", {}, {}, 200 * [example], [], HALF, 200)) < 15e6
 
 

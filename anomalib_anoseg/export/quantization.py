@@ -98,7 +98,7 @@ def calibration_samples(
 ) -> list[Sample]:
     """Return good images as the network sees them, and synthetic anomalies made from them."""
     datamodule.setup("fit")
-    held_out = HeldOut(datamodule, module.pre_processor or (lambda images: images))
+    held_out = HeldOut(datamodule, module.pre_processor)
     held_out.release()
     *_, height, width = model.input(0).partial_shape
     generator = AnomalyGenerator(module.anomaly_generator.anomalies)  # one that draws on the CPU

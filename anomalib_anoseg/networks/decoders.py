@@ -92,11 +92,8 @@ class MemoryDecoder(nn.Module):
         remembered: Indices of those that are compared with the memory.
     """
 
-    WIDTHS = SkipDecoder.WIDTHS
-
     def __init__(self, channels: list[int], remembered: list[int]) -> None:
         super().__init__()
-        self.remembered = remembered
         seen = [channels[i] + 1 if i in remembered else 0 for i in range(len(channels))]
         seen[0] += channels[0]
         seen[-1] += 2  # coordinates

@@ -24,13 +24,17 @@ PROJECTIONS = 32  # random directions in which the coreset is chosen (Johnson-Li
 
 
 class Recollection(NamedTuple):
-    """What a memory says of a batch of images."""
+    """What a memory says of a batch of images.
 
-    features: list[Tensor]  # of the frozen encoder, finest first
-    differences: dict[
-        int, Tensor
-    ]  # by level: to the nearest row, and its distance (b, c + 1, h, w)
-    distance: Logits  # in deviations of good images, at the size of the padded images
+    Attributes:
+        features: Of the frozen encoder, finest first.
+        differences: To the nearest row, and its distance, (b, c + 1, h, w), by level.
+        distance: In deviations of good images, at the size of the padded images.
+    """
+
+    features: list[Tensor]
+    differences: dict[int, Tensor]
+    distance: Logits
 
 
 class Match(NamedTuple):

@@ -13,7 +13,7 @@ from anomalib_anoseg.utils.shapes import Images
 def read_good_images(
     source: Any,
     indices: Iterable[int],
-    prepare: Callable[[Images], Images],
+    prepare: Callable[[Images], Images] | None,
     collate: Callable[[list[Any]], Any] | None = None,
 ) -> Iterator[tuple[Images, Any]]:
     """Yield each image, (1, c, h, w) in [0, 1], and the batch of one that it came in.
@@ -22,14 +22,15 @@ def read_good_images(
         source: A data set, or what wraps some; anomalib's have ``augmentations``, which are left
             out.
         indices: Which of its images.
-        prepare: Applied to each: the pre-processor, so that large images do not fill the memory.
+        prepare: Applied to each: the pre-processor, so that large images do not fill the memory;
+            None leaves them as they are.
         collate: What makes a batch; by default the data set's own.
     """
     collate = collate or getattr(source, "collate_fn", None) or default_collate
     for index in indices:
         with _without_augmentations(source):
             batch = collate([source[index]])
-        yield prepare(batch.image), batch
+        yield (prepare(batch.image) if prepare else batch.image), batch
 
 
 @contextmanager

@@ -29,7 +29,9 @@ class HeldOut:
             single training image is used for both.
     """
 
-    def __init__(self, datamodule: AnomalibDataModule, prepare: Callable[[Images], Images]) -> None:
+    def __init__(
+        self, datamodule: AnomalibDataModule, prepare: Callable[[Images], Images] | None
+    ) -> None:
         self._datamodule = datamodule
         self._training = remaining = datamodule.train_data
         if datamodule.val_split_mode in (ValSplitMode.FROM_TRAIN, ValSplitMode.SYNTHETIC):

@@ -30,7 +30,7 @@ class TrainingImages:
         paths: Where the images are, by their numbers; complete once all have been read.
     """
 
-    def __init__(self, loader: Any, prepare: Callable[[Images], Images]) -> None:
+    def __init__(self, loader: Any, prepare: Callable[[Images], Images] | None) -> None:
         self._loaders = list(_loaders_of(loader))
         self._prepare = prepare
         self.paths: dict[int, str] = {}
