@@ -18,7 +18,7 @@ run() { # name, then settings
 # The paper's own ablation: each row adds to the one above.
 paper=$(dirname "$0")/../configs/anomalies/paper.yaml
 still=("$m.variation=[]")
-plain=("${still[@]}" "$m.anomalies=$paper")
+plain=("${still[@]}" "$m.anomalies=$paper" "$m.pre_trained=false")
 flat=("$m.coordinate_channels=false")
 run "01 CutPaste" "${plain[@]}" "${flat[@]}" "$m.anomalies.hard_augmentation=0"
 run "02 + hard augmentation" "${plain[@]}" "${flat[@]}"
