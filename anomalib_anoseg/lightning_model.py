@@ -86,7 +86,8 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
             timm's hub.
         memory_rows: Most features that are remembered of each of the three feature maps.
         backbone: Name of a timm encoder whose coarsest feature map has stride 32, trained from
-            scratch: it draws sharper than one with ImageNet weights.
+            scratch: it draws sharper than one with ImageNet weights. The default is our own thin
+            one; "resnet18" is the paper's, for use without a memory.
         decoder: "skip" is light and has skip connections, ours; "paper" is table 6 of AnoSeg.
         coordinate_channels: Give the encoder each pixel's row and column.
         anomalies: Laws of the synthetic anomalies; ``Anomalies.paper()`` for the paper's. From a
@@ -124,7 +125,7 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         pre_trained: bool = True,
         memory_backbone: str = "tf_efficientnet_lite0",
         memory_rows: int = 1500,
-        backbone: str = "resnet18",
+        backbone: str = "thin_resnet",
         decoder: Literal["paper", "skip"] = "skip",
         coordinate_channels: bool = True,
         anomalies: Anomalies = Anomalies(),  # noqa: B008  # frozen

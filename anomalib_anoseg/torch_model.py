@@ -67,7 +67,7 @@ class AnoSegModel(nn.Module):
 
     def __init__(
         self,
-        backbone: str = "resnet18",
+        backbone: str = "thin_resnet",
         decoder: Literal["paper", "skip"] = "skip",
         coordinate_channels: bool = True,
         reconstruct: bool = True,

@@ -24,7 +24,9 @@ def main() -> None:
     """Measure every model at every size, and print how both grow per pixel."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--sizes", nargs="+", type=int, default=[256, 512, 1024])
-    parser.add_argument("--models", nargs="+", default=["AnoSeg", "AnoSeg, fast", "Stfpm", "Padim"])
+    parser.add_argument(
+        "--models", nargs="+", default=["AnoSeg", "AnoSeg, no memory", "Stfpm", "Padim"]
+    )
     parser.add_argument("--measure", nargs=2, metavar=("XML", "SIZE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:

