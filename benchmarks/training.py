@@ -34,18 +34,20 @@ STEPS = 3  # of each fit; the first one warms up
 FITS = 4  # of each alternative, so 8 steps are timed
 
 LOSSES = {"reconstruction_weight": 1.0, "adversarial_weight": 0.01}  # all of the paper's
+PAPER = {"pre_trained": False, "backbone": "resnet18", "decoder": "paper"}
 MODELS: dict[str, Callable[[Path], AnomalibModule]] = {
     "Draem": lambda textures: Draem(dtd_dir=textures, visualizer=False),
-    "light, all losses": lambda _: _ours(**LOSSES),
-    "light, segmentation loss": lambda _: _ours(),
-    "paper decoder, all losses": lambda _: _ours(decoder="paper", **LOSSES),
+    "default": lambda _: _ours(),
+    "without a memory": lambda _: _ours(pre_trained=False),
+    "the paper's network, all losses": lambda _: _ours(**PAPER, **LOSSES),
 }
+if torch.cuda.is_available():
+    MODELS["default, compiled"] = lambda _: _ours(torch_compile=True)
 
 
 def _ours(**arguments: Any) -> AnoSeg:
     # Thresholds are set once per epoch, not in a step: Draem sets its own in validation.
-    # The networks from scratch: a memory is filled once, before the first step.
-    return AnoSeg(pre_trained=False, post_processor=False, visualizer=False, **arguments)
+    return AnoSeg(post_processor=False, visualizer=False, **arguments)
 
 
 class Clock(Callback):

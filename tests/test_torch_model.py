@@ -115,9 +115,8 @@ def test_cost_of_inference_in_gflop(
     backbone: str, decoder: Literal["paper", "skip"], low: float, high: float
 ) -> None:
     """Two operations per multiply-add; METHOD's count of the paper's network is 44."""
-    model = AnoSegModel(
-        backbone, decoder, reconstruct=True
-    ).eval()  # its image decoder must not run
+    # Its image decoder must not run.
+    model = AnoSegModel(backbone, decoder, reconstruct=True).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(photographs(1, 3, 256, 256))
     assert low < counter.get_total_flops() / 1e9 < high
@@ -141,7 +140,7 @@ def test_coordinates_span_the_image() -> None:
 
 def test_coordinates_can_be_left_out() -> None:
     model = AnoSegModel(coordinate_channels=False).eval()
-    assert model.encoder.backbone.conv1.in_channels == 3
+    assert model.encoder.backbone.stem.conv.in_channels == 3
     assert model(photographs(1)).anomaly_map.shape == (1, 1, 96, 96)
 
 
