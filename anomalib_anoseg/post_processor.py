@@ -144,16 +144,18 @@ class PostProcessor(AnomalibPostProcessor):
         )
         generator = AnomalyGenerator(replace(module.anomaly_generator.anomalies, synthetic_share=1))
         scores: list[list[Tensor]] = [[], []]
+        remembers = module.model.memory is not None
         best = IoUMax(fields=["anomaly_map", "gt_mask"]).to(module.device)
 
         def look(images: Images, masks: Masks, label: int) -> None:
             answer = module.model(images)
             scores[label].append(answer.pred_score)
-            best.update(ImageBatch(images, anomaly_map=answer.anomaly_map, gt_mask=masks > 0))
+            if not remembers:
+                best.update(ImageBatch(images, anomaly_map=answer.anomaly_map, gt_mask=masks > 0))
 
         with own_seed(0):  # always the same anomalies; training's random numbers are left alone
             batches = torch.split(normal.to(module.device), BATCH)
-            if module.model.memory is not None:
+            if remembers:
                 module.model.decision.fit([module.model.witnesses(batch) for batch in batches])
             for batch in batches:
                 nothing = torch.zeros_like(batch[:, :1])
@@ -165,7 +167,7 @@ class PostProcessor(AnomalibPostProcessor):
         # Strictly between 0 and 1, also for a map that tells nothing: both sides need a length.
         self._image_threshold.copy_(image_threshold.clamp(*WITHIN))
         # A decision standardised by good images has a threshold of its own.
-        pixel_threshold = best.threshold() if module.model.memory is None else torch.tensor(0.5)
+        pixel_threshold = torch.tensor(0.5) if remembers else best.threshold()
         self._pixel_threshold.copy_(pixel_threshold.clamp(*WITHIN))
 
     @staticmethod

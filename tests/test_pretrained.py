@@ -178,3 +178,16 @@ def test_weights_that_follow_are_not_loaded(name: str, monkeypatch: pytest.Monke
     torch.testing.assert_close(backbone.state_dict(), before, rtol=0, atol=0)
     with pytest.raises(pytest.fail.Exception):
         load_pretrained(backbone, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("vgg11", r"must start at stride 2 or more, vgg11 has features at \[1, 2, 4, 8, 16, 32\]"),
+        ("swin_s3_tiny_224", "must give its channels first, swin_s3_tiny_224 gives them last"),
+    ],
+)
+def test_feature_maps_that_no_decoder_reads_are_refused(name: str, says: str) -> None:
+    for argument in ("backbone", "memory_backbone"):
+        with pytest.raises(ValueError, match=f"{argument} {says}"):
+            build_backbone(name, argument=argument)

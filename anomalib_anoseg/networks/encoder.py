@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anomalib_anoseg.networks.pretrained import build_backbone
+from anomalib_anoseg.networks.pretrained import build_backbone, normalisation
 from anomalib_anoseg.utils.shapes import Images, Masks
 
 
@@ -42,10 +42,8 @@ class Encoder(nn.Module):
         if strides[-1] != 32:
             msg = f"backbone must end at stride 32, {backbone} has features at {strides}"
             raise ValueError(msg)
-        # timm's encoders were trained on images with this mean and deviation; from scratch they do
-        # no harm. Inside the network, so that its input stays in [0, 1].
-        config = backbone_model.pretrained_cfg
-        mean, std = (torch.tensor(config[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+        # Inside the network, so that its input stays in [0, 1].
+        mean, std = normalisation(backbone_model)
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
         self.backbone = backbone_model

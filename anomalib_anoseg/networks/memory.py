@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anomalib_anoseg.networks.encoder import pad
-from anomalib_anoseg.networks.pretrained import build_backbone, load_pretrained
+from anomalib_anoseg.networks.pretrained import build_backbone, load_pretrained, normalisation
 from anomalib_anoseg.utils.shapes import Images, Indices, Logits
 
 STRIDES = (4, 8, 16)  # of the feature maps that are remembered
@@ -178,10 +178,9 @@ class Memory(nn.Module):
         self.channels: list[int] = self.encoder.feature_info.channels()
         self.indices = [strides.index(stride) for stride in STRIDES]
         self.levels = nn.ModuleList(Level(self.channels[index]) for index in self.indices)
-        config = self.encoder.pretrained_cfg
-        for name in ("mean", "std"):
-            value = torch.tensor(config[name]).view(1, 3, 1, 1)
-            self.register_buffer(name, value, persistent=False)
+        mean, std = normalisation(self.encoder)
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
 
     def train(self, mode: bool = True) -> "Memory":
         """Stay in evaluation mode: nothing here is trained."""

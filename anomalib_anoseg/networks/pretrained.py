@@ -39,13 +39,28 @@ def build_backbone(name: str, in_channels: int = 3, argument: str = "backbone") 
         argument: Where the name comes from, for the error.
 
     Raises:
-        ValueError: If timm cannot build it.
+        ValueError: If timm cannot build it, or its feature maps are not what decoders read.
     """
     try:
-        return timm.create_model(name, features_only=True, in_chans=in_channels)
+        network: Any = timm.create_model(name, features_only=True, in_chans=in_channels)
     except (AttributeError, RuntimeError, TypeError) as error:  # of whatever timm tried first
         msg = f"{argument} {name!r} cannot be built by timm: {error}"
         raise ValueError(msg) from error
+    strides = network.feature_info.reduction()
+    if strides[0] == 1:
+        msg = f"{argument} must start at stride 2 or more, {name} has features at {strides}"
+        raise ValueError(msg)
+    if getattr(network, "output_fmt", "NCHW") != "NCHW":
+        msg = f"{argument} must give its channels first, {name} gives them last"
+        raise ValueError(msg)
+    return network
+
+
+def normalisation(backbone: Any) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation of the images that an encoder of timm is for, (1, 3, 1, 1) each."""
+    config = backbone.pretrained_cfg
+    mean, std = (torch.tensor(config[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    return mean, std
 
 
 def load_pretrained(backbone: nn.Module, name: str) -> None:
