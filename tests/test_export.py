@@ -27,7 +27,6 @@ from anomalib_anoseg.export.quantization import quantize
 from anomalib_anoseg.utils.files import complete_files
 from anomalib_anoseg.utils.signal_stack import current_stack
 
-SMALL = "resnet10t"
 Trained = tuple[AnoSeg, SurfaceDemo]
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}
 NAMES = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
@@ -43,7 +42,6 @@ def untrained(
     It has a memory, unless it is the paper's.
     """
     model = AnoSeg(
-        backbone=SMALL,
         pre_trained=decoder == "skip",
         memory_rows=100,
         decoder=decoder,
@@ -137,7 +135,7 @@ def test_parity(
 @pytest.mark.slow
 def test_coordinates_follow_the_size(tmp_path: Path) -> None:
     """Without a pre-processor images of any size reach the network as they are."""
-    model = AnoSeg(backbone=SMALL, pre_processor=False, seed=0)
+    model = AnoSeg(pre_processor=False, seed=0)
     calibrate(model)
     runtimes = Runtimes(model, tmp_path, None)
     for side in (256, 320):
@@ -153,7 +151,6 @@ def train_a_little(root: Path, folder: Path, epochs: int, pre_trained: bool) -> 
     data = SurfaceDemo(root, category="part", train_batch_size=8, num_workers=0)
     model = AnoSeg(
         pre_trained=pre_trained,
-        backbone="resnet10t",
         pre_processor=PreProcessor((96, 96)),
         visualizer=False,
         evaluator=False,
@@ -469,7 +466,7 @@ def test_a_full_disk_leaves_no_model(tmp_path: Path) -> None:
     try:
         code = f"""
 from anomalib_anoseg import AnoSeg
-model = AnoSeg(backbone={SMALL!r}, reconstruction_weight=0, adversarial_weight=0)
+model = AnoSeg()
 for export in (model.to_torch, model.to_onnx, model.to_openvino):
     try:
         export({str(disk)!r})

@@ -199,15 +199,16 @@ def page(tmp_path_factory: pytest.TempPathFactory, demo_root: Path) -> tuple[Pat
     data = SurfaceDemo(demo_root, category="part", train_batch_size=4, num_workers=0)
     model = AnoSeg(
         backbone="mobilenetv3_small_050",
-        adversarial_weight=0,
-        reconstruction_weight=0,
         pre_processor=PreProcessor((64, 96)),
         post_processor=PostProcessor(image_sensitivity=0.6, pixel_sensitivity=0.7),
         visualizer=False,
         evaluator=False,
         seed=0,
     )
-    engine = Engine(max_epochs=16, logger=False, default_root_dir=folder, accelerator="cpu")
+    engine = Engine(
+        max_epochs=16, check_val_every_n_epoch=16, logger=False, default_root_dir=folder,
+        accelerator="cpu",
+    )  # fmt: skip
     engine.fit(model, datamodule=data)
     engine.trainer.save_checkpoint(folder / "model.ckpt")
     done = command(
