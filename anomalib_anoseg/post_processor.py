@@ -163,7 +163,8 @@ class PostProcessor(AnomalibPostProcessor):
                 for _ in range(math.ceil(SYNTHETIC_IMAGES / len(normal))):
                     synthetic, masks = generator(batch, nothing)
                     look(synthetic, masks, 1)
-        image_threshold = separate(*(torch.cat(label).cpu() for label in scores))
+        rule = halfway if remembers else separate
+        image_threshold = rule(*(torch.cat(label).cpu() for label in scores))
         # Strictly between 0 and 1, also for a map that tells nothing: both sides need a length.
         self._image_threshold.copy_(image_threshold.clamp(*WITHIN))
         # A decision standardised by good images has a threshold of its own.
@@ -180,6 +181,17 @@ class PostProcessor(AnomalibPostProcessor):
         below = 0.5 * (preds - norm_min) / (threshold - norm_min)
         above = 0.5 + 0.5 * (preds - threshold) / (norm_max - threshold)
         return torch.where(preds > threshold, above, below).clamp(0, 1)
+
+
+def halfway(good: Verdicts, bad: Verdicts) -> Tensor:
+    """Return the score halfway between good images and synthetic anomalies, in log odds.
+
+    From the 95th percentile of the good ones, because of many some are odd, to the median of the
+    anomalies, because some can hardly be seen. Both classes' accuracies, which see no width of a
+    gap, would ask for a threshold just above the good images: too low for the next ones.
+    """
+    usual = good.double().logit(1e-12).quantile(0.95)
+    return ((usual + bad.double().logit(1e-12).median()) / 2).sigmoid()
 
 
 def separate(good: Verdicts, bad: Verdicts) -> Tensor:

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from anomalib_anoseg import AnomalyGenerator, AnoSeg, PostProcessor, PreProcessor
-from anomalib_anoseg.post_processor import separate
+from anomalib_anoseg.post_processor import halfway, separate
 from anomalib_anoseg.synthesis.laws import Anomalies
 from anomalib_anoseg.training.hold_out import HeldOut
 
@@ -88,6 +88,18 @@ def test_sensitivity_moves_the_cut() -> None:
 )
 def test_separate(good: list[float], bad: list[float], low: float, high: float) -> None:
     assert low <= separate(torch.tensor(good), torch.tensor(bad)) <= high
+
+
+def test_halfway_by_hand() -> None:
+    """Between odds of 1 to 10 and 1000 to 1 are 10 to 1; one odd good image changes nothing."""
+    good = torch.tensor([*[1 / 11] * 39, 0.99])
+    bad = torch.tensor([0.01, 1000 / 1001, 1000 / 1001, 1000 / 1001, 0.9999])
+    assert float(halfway(good, bad)) == pytest.approx(10 / 11, rel=1e-5)
+
+
+@pytest.mark.parametrize(("good", "bad"), [([0.0], [1.0]), ([0.3], [0.3]), ([0.9], [0.1])])
+def test_halfway_is_a_number_whatever_the_scores(good: list[float], bad: list[float]) -> None:
+    assert 0 < halfway(torch.tensor(good), torch.tensor(bad)) < 1
 
 
 class Difference(nn.Module):

@@ -1,8 +1,8 @@
 """A thin encoder for what only the pixels tell, which timm then builds by its name.
 
 Beside a memory that knows what good parts look like, little is left to learn: on the pixels it
-draws at least as well as ResNet-18, with a twentieth of its operations. No squeeze and excitation,
-which would make each pixel depend on the whole image, and costs 8-bit models their accuracy.
+draws at least as well as ResNet-18, with less than a tenth of its operations. No squeeze and
+excitation, which would make each pixel depend on the whole image.
 """
 
 from typing import Any
