@@ -31,7 +31,8 @@ class PostProcessor(AnomalibPostProcessor):
     the thresholds are set by what it answers. No test image and no real defect is looked at.
     anomalib's own post-processor looks at both: it takes the best F1 on the validation images,
     which by default are the test images. Where a memory takes part, its decision is standardised
-    by the same good images, and the pixel threshold is a fixed amount of evidence.
+    by the same good images, the pixel threshold is a fixed amount of evidence, and the image
+    threshold lies halfway (:func:`halfway`).
 
     Maps and scores are probabilities. They are normalised by a line from 0 to the threshold and
     another one from the threshold to 1, which puts the threshold at 0.5. Nothing is clamped and no
