@@ -466,7 +466,7 @@ def test_a_full_disk_leaves_no_model(tmp_path: Path) -> None:
     try:
         code = f"""
 from anomalib_anoseg import AnoSeg
-model = AnoSeg()
+model = AnoSeg(pre_trained=False)
 for export in (model.to_torch, model.to_onnx, model.to_openvino):
     try:
         export({str(disk)!r})
