@@ -1,7 +1,7 @@
 """A thin encoder for what only the pixels tell, which timm then builds by its name.
 
 Beside a memory that knows what good parts look like, little is left to learn: on the pixels it
-draws at least as well as ResNet-18, with less than a tenth of its operations. No squeeze and
+draws about as well as ResNet-18, with less than a tenth of its operations. No squeeze and
 excitation, which would make each pixel depend on the whole image.
 """
 
