@@ -145,10 +145,12 @@ def test_every_stage_with_every_option(tmp_path: Path, root: Path, option: str) 
         assert (batch.pred_mask is None) == (option == "no post-processor")
     pictures = [*tmp_path.rglob("*.png")]
     assert bool(pictures) == (option == "visualizer")
-    kinds = {ExportType.TORCH}
+    kinds = [ExportType.TORCH]
     if option in OTHER_GRAPH:
-        kinds.add(ExportType.OPENVINO)  # what ONNX gets is made on the way
-    for kind in kinds if option != "default" else ExportType:
+        kinds.append(ExportType.OPENVINO)  # what ONNX gets is made on the way
+    if option == "default":
+        kinds.append(ExportType.ONNX)
+    for kind in kinds:
         assert run.export(trained, kind, tmp_path / "exported", ckpt_path=weights).is_file()
 
 
