@@ -73,18 +73,21 @@ class AnoSegModel(nn.Module):
         reconstruct: bool = True,
         detect: bool = False,
         memory_backbone: str | None = None,
-        memory_rows: int = 1500,
+        memory_rows: int = 500,
     ) -> None:
         super().__init__()
         self.encoder = Encoder(backbone, coordinate_channels)
-        channels = self.encoder.channels
-        self.map_decoder = _build_decoder(decoder, channels, out_channels=1)
-        self.image_decoder = _build_decoder(decoder, channels, 3) if reconstruct else None
+        self.map_decoder = _build_decoder(decoder, self.encoder, out_channels=1)
+        self.image_decoder: nn.Module | None = None
+        if reconstruct:
+            self.image_decoder = _build_decoder(decoder, self.encoder, out_channels=3, finest=1)
         self.detector = Detector(backbone, coordinate_channels) if detect else None
         self.memory: Memory | None = None
         if memory_backbone is not None:
             self.memory = Memory(memory_backbone, memory_rows)
-            self.memory_decoder = MemoryDecoder(self.memory.channels, self.memory.indices)
+            self.memory_decoder = MemoryDecoder(
+                self.memory.channels, self.memory.indices, self.memory.strides[0]
+            )
             self.decision = Decision()
 
     def forward(
@@ -101,7 +104,8 @@ class AnoSegModel(nn.Module):
             logits = crop(self.map_decoder(features), images)
             reconstruction = memory_logits = None
             if self.image_decoder is not None:
-                reconstruction = crop(self.image_decoder(features), images).sigmoid()
+                # It would copy the image if it saw it.
+                reconstruction = crop(self.image_decoder(features[1:]), images).sigmoid()
             if self.memory is not None:
                 recollection = self.memory(images, owners)
                 memory_logits = crop(self.memory_decoder(*recollection[:2]), images)
@@ -156,7 +160,8 @@ def image_score(anomaly_map: Masks) -> Verdicts:
     return F.avg_pool2d(anomaly_map, SCORE_WINDOW, stride=1).amax((1, 2, 3))
 
 
-def _build_decoder(name: str, channels: list[int], out_channels: int) -> nn.Module:
-    decoders = {"paper": PaperDecoder, "skip": SkipDecoder}
-    require_one_of("decoder", name, decoders)
-    return decoders[name](channels, out_channels)
+def _build_decoder(name: str, encoder: Encoder, out_channels: int, finest: int = 0) -> nn.Module:
+    require_one_of("decoder", name, ("paper", "skip"))
+    if name == "paper":
+        return PaperDecoder(encoder.channels, out_channels)
+    return SkipDecoder(encoder.channels[finest:], out_channels, encoder.strides[finest])

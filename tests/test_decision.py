@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from anomalib_anoseg.networks.decision import ANOMALOUS, DISTANCE_WEIGHT, ROOT_FROM, Decision
+from anomalib_anoseg.networks.decision import (
+    ANOMALOUS,
+    BEHIND,
+    DISTANCE_WEIGHT,
+    PLAINEST,
+    ROOT_FROM,
+    Decision,
+)
 
 USUAL = (-7.5, -7.5, 0.0)
 
@@ -95,10 +102,39 @@ def test_a_witness_that_says_the_same_of_all_good_pixels() -> None:
     assert decision(said(-4, -5, 0)).item() == pytest.approx(10 / (10 + ANOMALOUS))
 
 
-def test_evidence_of_thirty_deviations_is_the_threshold() -> None:
-    """Oracle: by hand. Two networks, each 15 deviations above good images, and no distance."""
+def test_evidence_of_25_deviations_is_the_threshold() -> None:
+    """Oracle: by hand. Two networks, 15 and 10 deviations above good images, and no distance."""
     decision = Decision()
     decision.mean.copy_(torch.tensor([-7.0, -8.0, 0.0]))
     decision.std.copy_(torch.tensor([0.5, 0.4, 1.0]))
-    undecided = torch.tensor([-7.0 + 15 * 0.5, -8.0 + 15 * 0.4, 0.0]).view(1, 3, 1, 1)
+    undecided = torch.tensor([-7.0 + 15 * 0.5, -8.0 + 10 * 0.4, 0.0]).view(1, 3, 1, 1)
     assert decision(undecided).item() == pytest.approx(0.5)
+
+
+def beside(high: float, low: float, pixels: int) -> float:
+    """Return what is left of low evidence so many pixels beside high evidence."""
+    witnesses = torch.tensor(USUAL).view(1, 3, 1, 1).repeat(1, 1, 40, 130)
+    for column, evidence in ((5, high), (5 + pixels, low)):
+        witnesses[0, 0, 20, column] += 0.6 * evidence  # in deviations of an unfitted decision
+    odds = Decision()(witnesses)[0, 0, 20, 5 + pixels].logit().exp()
+    return ANOMALOUS * odds.item()
+
+
+def test_a_halo_counts_less_than_its_defect() -> None:
+    """Oracle: by hand. 10 of the 40 that would still be expected beside 55."""
+    assert beside(40 + BEHIND, 10, pixels=3) == pytest.approx(10 * (10 / 40) ** 0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("high", "low", "pixels"),
+    [(30, 28, 3), (20, 5, 3), (55, 10, 100), (1e5, PLAINEST, 3)],
+    ids=["two defects", "faint defect", "far away", "plain"],
+)
+def test_what_is_no_halo_keeps_its_evidence(high: float, low: float, pixels: int) -> None:
+    assert beside(high, low, pixels) == pytest.approx(low, rel=1e-4)
+
+
+def test_no_defect_hides_another() -> None:
+    """Oracle: e * sqrt(e / PLAINEST) = ANOMALOUS, solved by hand."""
+    enough = (ANOMALOUS**2 * PLAINEST) ** (1 / 3)
+    assert beside(1e5, 1.01 * enough, pixels=3) > ANOMALOUS

@@ -382,7 +382,7 @@ class TestMemoryDecoder:
     """What it reads of the features, and what it does not."""
 
     def parts(self, images: Tensor, memory: Memory) -> tuple[MemoryDecoder, Recollection]:
-        decoder = MemoryDecoder(memory.channels, memory.indices).eval()
+        decoder = MemoryDecoder(memory.channels, memory.indices, memory.strides[0]).eval()
         with torch.no_grad():
             return decoder, memory(images)
 

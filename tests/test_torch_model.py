@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from anomalib_anoseg import AnoSegModel, Discriminator
-from anomalib_anoseg.networks.decoders import PaperDecoder
+from anomalib_anoseg.networks.decoders import PaperDecoder, SkipDecoder
 from anomalib_anoseg.networks.encoder import coordinates
 from anomalib_anoseg.torch_model import Segmentation, image_score
 
@@ -40,6 +40,30 @@ def test_paper_decoder_is_table_6(out_channels: int) -> None:
     assert decoder.head(features).shape == (1, out_channels, 256, 256)
     parameters += 128 * out_channels * 9 + out_channels
     assert sum(p.numel() for p in decoder.parameters()) == parameters
+
+
+@pytest.mark.parametrize(
+    ("channels", "stride"), [([5, 24, 32, 64], 1), ([16, 24, 40], 2), ([8, 8], 4)]
+)
+@pytest.mark.parametrize("depth", [1, 2])
+def test_skip_decoder_ends_at_the_size_of_the_image(
+    channels: list[int], stride: int, depth: int
+) -> None:
+    decoder = SkipDecoder(channels, 3, stride, depth)
+    features = [torch.rand(2, c, 96 // 2**k, 64 // 2**k) for k, c in enumerate(channels)]
+    assert decoder(features).shape == (2, 3, 96 * stride, 64 * stride)
+    blocks = [len(stage) for stage in decoder.stages]
+    assert blocks == [depth] * (len(channels) - 2) + [1]
+
+
+def test_the_map_is_drawn_with_the_pixels_and_the_image_without() -> None:
+    """What sees the image at its own size could copy it."""
+    model = AnoSegModel().eval()
+    features = model.encoder(photographs(1))
+    other = [features[0].flip(-1), *features[1:]]
+    assert not torch.equal(model.map_decoder(features), model.map_decoder(other))
+    assert model.image_decoder(features[1:]).shape == (1, 3, 96, 96)
+    assert len(model.image_decoder.stages) == len(model.map_decoder.stages) - 1
 
 
 def test_discriminator_is_table_6_at_256() -> None:

@@ -51,24 +51,31 @@ class PaperDecoder(nn.Module):
 
 
 class SkipDecoder(nn.Module):
-    """Up from feature map to feature map, then to the image, with skip connections; ours."""
+    """Up from feature map to feature map, with a skip connection from each; ours.
 
-    WIDTHS = (128, 64, 32, 16)  # for encoders with less than five feature maps the first of them
+    Args:
+        channels: Of the feature maps, finest first.
+        out_channels: Of what is decoded.
+        stride: Of the finest feature map. At 1 that is what the encoder itself is given: thin
+            defects are drawn sharper with it.
+        depth: Convolutions of a stage; the finest has one.
+    """
 
-    def __init__(self, channels: list[int], out_channels: int) -> None:
+    WIDTHS = (128, 64, 32, 16, 16)  # for fewer feature maps the first of them
+
+    def __init__(self, channels: list[int], out_channels: int, stride: int, depth: int = 1) -> None:
         super().__init__()
         self.stages = nn.ModuleList()
         width = channels[-1]
-        for skip, next_width in zip(channels[-2::-1], self.WIDTHS, strict=False):
-            self.stages.append(
-                nn.Sequential(
-                    ConvBlock(width + skip, next_width), ConvBlock(next_width, next_width)
-                )
-            )
+        for left, skip in reversed([*enumerate(channels[:-1])]):
+            next_width = self.WIDTHS[len(self.stages)]
+            stage = [ConvBlock(width + skip, next_width)]
+            if left > 0:
+                stage += [ConvBlock(next_width, next_width) for _ in range(depth - 1)]
+            self.stages.append(nn.Sequential(*stage))
             width = next_width
-        self.head = nn.Sequential(
-            ConvBlock(width, width), nn.Conv2d(width, out_channels, 3, padding=1)
-        )
+        self.head = nn.Conv2d(width, out_channels * stride**2, 3, padding=1)
+        self.stride = stride
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Return logits at the size of the encoder's input."""
@@ -76,9 +83,8 @@ class SkipDecoder(nn.Module):
         for stage, skip in zip(self.stages, features[-2::-1], strict=True):
             decoded = F.interpolate(decoded, size=skip.shape[-2:], mode="nearest")
             decoded = stage(torch.cat([decoded, skip], dim=1))
-        height, width = (32 * side for side in features[-1].shape[-2:])
-        logits: Tensor = self.head(F.interpolate(decoded, size=(height, width), mode="nearest"))
-        return logits
+        logits: Tensor = self.head(decoded)
+        return logits if self.stride == 1 else F.pixel_shuffle(logits, self.stride)
 
 
 class MemoryDecoder(nn.Module):
@@ -89,16 +95,17 @@ class MemoryDecoder(nn.Module):
     Args:
         channels: Of the frozen encoder's feature maps, finest first.
         remembered: Indices of those that are compared with the memory.
+        stride: Of the finest.
     """
 
-    def __init__(self, channels: list[int], remembered: list[int]) -> None:
+    def __init__(self, channels: list[int], remembered: list[int], stride: int) -> None:
         super().__init__()
         self.raw = max(remembered)  # so many of the finest
         seen = [channels[i] + 1 if i in remembered else 0 for i in range(len(channels))]
         for i in range(self.raw):
             seen[i] += channels[i]
         seen[-1] += 2  # coordinates
-        self.decoder = SkipDecoder(seen, out_channels=1)
+        self.decoder = SkipDecoder(seen, 1, stride, depth=2)
 
     def forward(self, features: list[Tensor], differences: dict[int, Tensor]) -> Tensor:
         """Return logits at the size of the padded images."""

@@ -19,7 +19,8 @@ class Encoder(nn.Module):
         map_channel: Give it an anomaly map as well.
 
     Attributes:
-        channels: Channels of each feature map, finest first.
+        channels: Channels of what it is given itself and of each feature map, finest first.
+        strides: Likewise.
 
     Raises:
         ValueError: If timm cannot build the encoder, or it ends at another stride.
@@ -47,24 +48,32 @@ class Encoder(nn.Module):
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
         self.backbone = backbone_model
-        self.channels: list[int] = backbone_model.feature_info.channels()
+        self.channels: list[int] = [in_channels, *backbone_model.feature_info.channels()]
+        self.strides: list[int] = [1, *strides]
 
     def forward(self, images: Images, anomaly_map: Masks | None = None) -> list[Tensor]:
-        """Return the feature maps of images of any size, padded to a multiple of 32."""
+        """Return what it is given, padded to a multiple of 32, and its feature maps.
+
+        Args:
+            images: (b, 3, h, w) in [0, 1], of any size.
+            anomaly_map: (b, 1, h, w), for an encoder with a map channel.
+        """
         images = images.to(self.mean.dtype)  # a camera's pipeline may be in another precision
         planes = [(images - self.mean) / self.std]
         if self.coordinate_channels:
             planes.append(coordinates(images))
         if anomaly_map is not None:
             planes.append(anomaly_map)
-        features: list[Tensor] = self.backbone(pad(torch.cat(planes, dim=1)))
-        return features
+        given = pad(torch.cat(planes, dim=1))
+        return [given, *self.backbone(given)]
 
 
 def pad(images: Images) -> Images:
     """Repeat the last row and column up to multiples of 32: decoders double five times."""
     height, width = images.shape[-2:]
-    return F.pad(images, (0, -width % 32, 0, -height % 32), mode="replicate")
+    # Not -height % 32: what an export reckons with open sizes is then seen to be a multiple.
+    below, right = ((side + 31) // 32 * 32 - side for side in (height, width))
+    return F.pad(images, (0, right, 0, below), mode="replicate")
 
 
 def coordinates(images: Images) -> Images:
