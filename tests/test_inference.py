@@ -33,7 +33,7 @@ from anomalib_anoseg.inference.exported import ExportedModel
 from anomalib_anoseg.inference.frames import Frame
 from anomalib_anoseg.inference.parallel import in_order
 from anomalib_anoseg.inference.pictures import Finding, find_defects
-from anomalib_anoseg.inference.records import picture_name
+from anomalib_anoseg.inference.records import Records, Row, picture_name
 from anomalib_anoseg.inference.segmenter import Prediction, Segmenter
 from anomalib_anoseg.inference.sources import open_source
 from anomalib_anoseg.inference.thresholds import Thresholds
@@ -310,6 +310,26 @@ def _interruptible() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+def test_an_interruption_between_a_row_and_its_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The summary counts what the table says, with names that a table must quote."""
+    records = Records(tmp_path, True, True, HALF, {})
+    records.append(Row('a "b", c\n.png', "0.9", "defective", "4", "1 1 2 2"))
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Records, "_count", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        records.append(Row("d.png", "0.1", "good", "0"))
+    monkeypatch.undo()
+    records.close(KeyboardInterrupt())
+    seen = summary(tmp_path)
+    assert [seen[name] for name in ("images", "good", "defective", "errors")] == [2, 1, 1, 0]
+    assert seen["ended"] == "interrupted"
 
 
 @pytest.mark.usefixtures("_interruptible")

@@ -91,6 +91,11 @@ class Records:
         """Close the table and write how the run ended; an error outvotes ``ended``."""
         if error is not None:
             self.ended = "interrupted" if isinstance(error, KeyboardInterrupt) else reason(error)
+            # It may have come between a row and its count.
+            self.counts = Counter()
+            with (self._folder / "results.csv").open(newline="", encoding="utf-8") as table:
+                for row in csv.DictReader(table):
+                    self._count(Row(**row))
         self._summarise()
         for file in (self._table, self._journal, self._summary):
             file.close()
@@ -128,6 +133,9 @@ class Records:
     def append(self, row: Row) -> None:
         """Add a row to the table."""
         self._table.write(_line(row))
+        self._count(row)
+
+    def _count(self, row: Row) -> None:
         self.counts.update([row.label] if row.label else [])
         self.counts.update(["errors"] if row.error else [])
         self.counts["images"] += 1
