@@ -23,7 +23,7 @@ class BadLoss(Callback):
     def on_train_batch_start(self, trainer: Any, module: AnoSeg, *_: Any) -> None:
         """In its second step."""
         if trainer.global_rank == 1 and trainer.global_step == 1:
-            module.model.map_decoder.head[-1].bias.data.fill_(float("nan"))
+            module.model.map_decoder.head.bias.data.fill_(float("nan"))
 
 
 def main(out: Path, data: Path, processes: int, epochs: int, checkpoint: str | None) -> None:

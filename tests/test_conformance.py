@@ -197,7 +197,7 @@ def test_early_stopping_and_checkpoints_follow_our_metrics(tmp_path: Path, root:
 
         def on_train_epoch_start(self, trainer: Any, module: AnoSeg) -> None:
             if trainer.current_epoch == 1:
-                torch.nn.init.zeros_(module.model.map_decoder.head[-1].weight)
+                torch.nn.init.zeros_(module.model.map_decoder.head.weight)
 
     best = ModelCheckpoint(tmp_path / "best", monitor="pixel_IoUMax", mode="max")
     stop = EarlyStopping("pixel_IoUMax", mode="max", patience=1)

@@ -71,7 +71,8 @@ class Encoder(nn.Module):
 def pad(images: Images) -> Images:
     """Repeat the last row and column up to multiples of 32: decoders double five times."""
     height, width = images.shape[-2:]
-    # Not -height % 32: what an export reckons with open sizes is then seen to be a multiple.
+    # Not -height % 32: an exporter that reckons with open sizes then sees what is a multiple of 32,
+    # and does not take a quarter of an hour.
     below, right = ((side + 31) // 32 * 32 - side for side in (height, width))
     return F.pad(images, (0, right, 0, below), mode="replicate")
 

@@ -174,7 +174,6 @@ class Memory(nn.Module):
             )
             raise ValueError(msg)
         load_pretrained(self.encoder, backbone)
-        _replace_relu6(self.encoder)
         self.limit = rows
         self.channels: list[int] = self.encoder.feature_info.channels()
         self.indices = [self.strides.index(stride) for stride in STRIDES]
@@ -271,19 +270,6 @@ class Memory(nn.Module):
 
     def _levels(self) -> list[Level]:
         return [level for level in self.levels if isinstance(level, Level)]
-
-
-class _Clamp(nn.Module):
-    """ReLU6, which torch's exporter to ONNX takes apart by itself: a third of an export's time."""
-
-    def forward(self, features: Tensor) -> Tensor:
-        return features.clamp(0, 6)
-
-
-def _replace_relu6(network: nn.Module) -> None:
-    for name, module in [*network.named_modules()]:
-        if isinstance(module, nn.ReLU6):
-            network.set_submodule(name, _Clamp())
 
 
 def coreset(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:

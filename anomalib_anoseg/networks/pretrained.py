@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import anomalib_anoseg.networks.thin  # noqa: F401  # adds to what timm can build
+from anomalib_anoseg.networks.exportable import make_exportable
 
 # Weights that pip installs, by timm's name of the network; Apache-2.0 by the packages' LICENSE.
 PACKAGES = {
@@ -33,6 +34,8 @@ def weights_follow() -> Iterator[None]:
 def build_backbone(name: str, in_channels: int = 3, argument: str = "backbone") -> Any:
     """Return a timm encoder with random weights that gives its feature maps, finest first.
 
+    Sides of its images must be multiples of its last stride.
+
     Args:
         name: timm's.
         in_channels: Of its images.
@@ -53,6 +56,7 @@ def build_backbone(name: str, in_channels: int = 3, argument: str = "backbone") 
     if getattr(network, "output_fmt", "NCHW") != "NCHW":
         msg = f"{argument} must give its channels first, {name} gives them last"
         raise ValueError(msg)
+    make_exportable(network)
     return network
 
 
