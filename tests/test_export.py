@@ -254,7 +254,7 @@ def test_a_memory_keeps_its_map_in_8_bits(remembering: Trained, tmp_path: Path) 
     # What is remembered stays as it is, once to be compared with and once to be looked up.
     rows = sum(level.rows.nbytes for level in model.model.memory.levels)
     small, large = (file.with_suffix(".bin").stat().st_size - 2 * rows for file in (path, plain))
-    assert small < 0.35 * large
+    assert small < 0.45 * large  # the thirteen stay in floating point
     reference, _ = measure(plain, data, F32)
     figures, _ = measure(path, data, F32)
     assert reference[0] > 0.7
