@@ -29,18 +29,21 @@ part() { # limit, then what Python runs
 part 60 -c "import side_by_side as s; print(s.device(), s.commit(), s.versions(), sep='\n')"
 part 60 -m pytest tests/test_on_a_gpu.py
 part 90 benchmarks/synthesis.py
-part 180 benchmarks/training.py --batch 32 --precision bf16-mixed
+part 150 benchmarks/training.py --batch 32 --precision bf16-mixed \
+    --models Draem default "without a memory" "the paper's network, all losses"
+part 180 benchmarks/training.py --batch 32 --precision bf16-mixed \
+    --models default "default, compiled"
 if [ -n "${ROOT:-}" ]; then
-    accuracy() { # name, configuration, then what to change
-        local name=$1 config=$2
-        shift 2
+    accuracy() { # name, batch, configuration, then what to change
+        local name=$1 batch=$2 config=$3
+        shift 3
         for category in bottle magnetic_tile; do
-            part 90 benchmarks/accuracy.py --root "$ROOT" --categories "$category" --batch 32 \
-                --name "$name" --config "$config" \
+            part 90 benchmarks/accuracy.py --root "$ROOT" --categories "$category" \
+                --name "$name" --batch "$batch" --config "$config" \
                 --set trainer.precision=bf16-mixed trainer.accelerator=auto "$@"
         done
     }
-    accuracy gpu configs/cpu.yaml
-    accuracy gpu-paper configs/paper.yaml trainer.max_time=00:00:01:00
+    accuracy gpu 8 configs/cpu.yaml
+    accuracy gpu-paper 32 configs/paper.yaml trainer.max_time=00:00:01:00
 fi
 exit "$failed"

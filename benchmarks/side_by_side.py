@@ -9,7 +9,8 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,5 +123,9 @@ def device() -> str:
 
 
 def versions() -> str:
-    """Return what was installed."""
-    return ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    """Return what was installed; a machine that only trains has no OpenVINO."""
+    found = []
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found.append(f"{name} {version(name)}")
+    return ", ".join(found)

@@ -1,8 +1,9 @@
 """Time training steps beside anomalib's Draem, on the same images through anomalib's engine.
 
-Usage: python benchmarks/training.py [--batch 8] [--precision 32-true bf16-mixed]
-Also the share of the time that a step waits for its data, and the peak memory of the process (on a
-GPU: of the tensors), each measured in a process of its own.
+Usage: python benchmarks/training.py [--batch 8] [--precision 32-true bf16-mixed] [--models ...]
+Ratios are to the first of the models.
+Also the share of the time that a step waits for its data, and the peak memory: of a process of its
+own, or on a GPU of the tensors.
 """
 
 import argparse
@@ -30,8 +31,8 @@ from torchvision.utils import save_image
 
 from anomalib_anoseg import AnoSeg
 
-STEPS = 3  # of each fit; the first one warms up
-FITS = 4  # of each alternative, so 8 steps are timed
+# Steps of each fit, of which the first warms up, and fits of each alternative.
+STEPS, FITS = (12, 2) if torch.cuda.is_available() else (3, 4)
 
 LOSSES = {"reconstruction_weight": 1.0, "adversarial_weight": 0.01}  # all of the paper's
 PAPER = {"pre_trained": False, "backbone": "resnet18", "decoder": "paper"}
@@ -56,6 +57,7 @@ class Clock(Callback):
     def __init__(self) -> None:
         self.working: list[float] = []
         self.waiting: list[float] = []
+        self.peak: float | None = None  # of a GPU's memory, in MB
         self._before = 0.0
 
     def on_train_batch_start(self, *_: Any) -> None:
@@ -92,7 +94,11 @@ def fit(model: AnomalibModule, images: Path, batch: int, precision: str) -> Cloc
             name="images", root=images, normal_dir="good",
             train_batch_size=batch, num_workers=4 if torch.cuda.is_available() else 0,
         )  # fmt: skip
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
         engine.fit(model, datamodule=data)
+        if torch.cuda.is_available():
+            clock.peak = torch.cuda.max_memory_allocated() / 1e6
     return clock
 
 
@@ -105,7 +111,7 @@ def write_images(folder: Path, count: int) -> None:
 
 
 def memory(name: str, batch: int, precision: str) -> float:
-    """Return the peak memory of one fit in MB, measured in a process of its own."""
+    """Return the peak memory of a process with one fit, in MB."""
     command = [sys.executable, "-W", "ignore", __file__, "--batch", str(batch)]
     command += ["--precision", precision, "--memory", name]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -117,6 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--precision", nargs="+", default=["32-true", "bf16-mixed"])
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=[*MODELS])
     parser.add_argument("--memory", choices=MODELS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     batch = arguments.batch
@@ -128,11 +135,11 @@ def main() -> None:
         write_images(root, STEPS * batch)
         if arguments.memory:
             fit(MODELS[arguments.memory](root / "textures"), root, batch, *arguments.precision)
-            print(_peak())
+            print(peak())
             return
         for precision in arguments.precision:
-            models = {name: build(root / "textures") for name, build in MODELS.items()}
-            clocks: dict[str, list[Clock]] = {name: [] for name in MODELS}
+            models = {name: MODELS[name](root / "textures") for name in arguments.models}
+            clocks: dict[str, list[Clock]] = {name: [] for name in models}
             for _ in range(FITS):
                 for name, model in models.items():
                     clocks[name].append(fit(model, root, batch, precision))
@@ -141,15 +148,14 @@ def main() -> None:
                 n: 100 * sum(s for c in cs for s in c.waiting[1:]) / sum(times[n].seconds)
                 for n, cs in clocks.items()
             }
-            megabytes = {name: memory(name, batch, precision) for name in MODELS}
+            megabytes = {
+                name: last[-1].peak or memory(name, batch, precision)
+                for name, last in clocks.items()
+            }
             columns: Any = {"% waiting for data": waited, "peak MB": megabytes}
-            report(f"training, {precision}, batch {batch}", times, "Draem", batch, **columns)
-
-
-def _peak() -> float:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e6
-    return peak()
+            baseline = arguments.models[0]
+            title = f"training beside {baseline}, {precision}, batch {batch}"
+            report(title, times, baseline, batch, **columns)
 
 
 if __name__ == "__main__":

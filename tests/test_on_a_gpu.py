@@ -128,13 +128,35 @@ def test_lightning_asks_for_what_a_progress_bar_may_show() -> None:
     assert all(isinstance(value, Tensor) for value in metrics["callback"].values())
 
 
+@contextmanager
+def refused_waits() -> Iterator[None]:
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_nothing_waits_for_a_gpu() -> None:
     images, generator, vary = photographs(8).cuda(), AnomalyGenerator().cuda(), RandomVariation()
     masks = torch.zeros_like(images[:, :1])
     generator(vary(images), masks)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with refused_waits():
         generator(vary(images), masks)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+        with pytest.raises(RuntimeError, match="synchroniz"):
+            images.max().item()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_training_step_does_not_wait_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AnoSeg, "global_step", 1)  # every fiftieth looks at its losses
+    monkeypatch.setattr(AnoSeg, "log_dict", lambda *_, **__: None)
+    model = AnoSeg(image_score="detector").cuda()
+    images = photographs(4)
+    assert model.model.memory is not None
+    model.model.memory.fill([(images, torch.arange(4))], 4)
+    batch: Any = SimpleNamespace(image=images.cuda(), image_path=["a", "b", "c", "d"])
+    model.training_step(batch, batch_idx=1).backward()
+    with refused_waits():
+        model.training_step(batch, batch_idx=1).backward()

@@ -19,7 +19,7 @@ from anomalib_anoseg.utils.shapes import Images, Indices, Logits
 
 STRIDES = (4, 8, 16)  # of the feature maps that are remembered
 CANDIDATES = 40_000  # rows of a level among which the coreset is chosen, from all images alike
-AT_ONCE = 512  # places that are looked up in one product
+AT_ONCE = 512  # places that a processor looks up in one product
 PROJECTIONS = 32  # random directions in which the coreset is chosen (Johnson-Lindenstrauss)
 
 
@@ -114,11 +114,12 @@ class Level(nn.Module):
         if owners is not None:
             own = owners[:, None] == self.owner
             squares = squares.masked_fill(own & ~own.all(1, keepdim=True), math.inf)
-        # In parts that fit a processor's cache: a sixth of the time.
+        # In parts that fit a processor's cache: a sixth of the time. A GPU takes whole images.
+        at_once = AT_ONCE if wanted.device.type == "cpu" else wanted.shape[1]
         near = [
             torch.addmm(square, part, rows.T, alpha=-2).min(1).indices
             for image, square in zip(wanted, squares, strict=True)
-            for part in torch.split(image, AT_ONCE)
+            for part in torch.split(image, at_once)
         ]
         return torch.cat(near).view(wanted.shape[:2])
 
