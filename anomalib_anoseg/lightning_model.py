@@ -285,7 +285,8 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         assert batch.image is not None  # anomalib's batches always carry images
         if batch_idx == 0:  # once per epoch: looking at values makes a GPU wait
             check_images(batch.image)
-        images = self.variation(batch.image)
+        # Not torchvision's kind of tensor, on which the compiler fails.
+        images = self.variation(batch.image.as_subclass(Tensor))
         images, masks = self.anomaly_generator(images, torch.zeros_like(images[:, :1]))
         owners = None
         if self.model.memory is not None:

@@ -28,7 +28,7 @@ part() { # limit, then what Python runs
 
 part 60 -c "import side_by_side as s; print(s.device(), s.commit(), s.versions(), sep='\n')"
 part 60 -m pytest tests/test_on_a_gpu.py
-part 90 benchmarks/synthesis.py
+part 150 benchmarks/synthesis.py
 part 150 benchmarks/training.py --batch 32 --precision bf16-mixed \
     --models Draem default "without a memory" "the paper's network, all losses"
 part 180 benchmarks/training.py --batch 32 --precision bf16-mixed \

@@ -131,6 +131,8 @@ def test_compiled_training(
     watches = Watch(), Watch()
     for watch, compiled in zip(watches, (False, True), strict=True):
         model = small_model(torch_compile=compiled, seed=1)
+        if compiled:
+            model.variation.compile(dynamic=False)  # as on a GPU
         torch._dynamo.utils.counters.clear()
         run = quiet_engine(tmp_path, max_steps=2, callbacks=[watch], limit_val_batches=0)
         run.fit(model, datamodule=part)
