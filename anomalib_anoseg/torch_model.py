@@ -86,7 +86,7 @@ class AnoSegModel(nn.Module):
         if memory_backbone is not None:
             self.memory = Memory(memory_backbone, memory_rows)
             self.memory_decoder = MemoryDecoder(
-                self.memory.channels, self.memory.indices, self.memory.strides[0]
+                self.memory.channels, self.memory.strides, self.memory.indices
             )
             self.decision = Decision()
 
@@ -112,23 +112,25 @@ class AnoSegModel(nn.Module):
             return Segmentation(logits, reconstruction, memory_logits)
         if not torch.compiler.is_compiling():
             check_images(images)
-        # Detached because anomalib's TorchInferencer calls this with gradients on.
-        witnesses = self.witnesses(images, owners).detach()
-        anomaly_map = witnesses.sigmoid() if self.memory is None else self.decision(witnesses)
-        if self.detector is None:
-            score = image_score(anomaly_map)
-        else:
-            # Trained beside the paper's network, with its map.
-            score = self.detector(images, witnesses[:, :1].sigmoid()).detach()
+        # anomalib's TorchInferencer calls this with gradients on.
+        with torch.no_grad():
+            witnesses = self.witnesses(images, owners)
+            drawn = witnesses[0].unsqueeze(1).sigmoid()
+            anomaly_map = drawn if self.memory is None else self.decision(*witnesses)
+            if self.detector is None:
+                score = image_score(anomaly_map)
+            else:
+                score = self.detector(images, drawn)  # trained beside the paper's network
         return InferenceBatch(pred_score=score, anomaly_map=anomaly_map)
 
-    def witnesses(self, images: Images, owners: Indices | None = None) -> Tensor:
-        """Return what each of them says before the decision, (b, n, h, w); n is 3 or 1."""
+    def witnesses(self, images: Images, owners: Indices | None = None) -> list[Tensor]:
+        """Return what each of the three says before the decision, or the only one, (b, h, w)."""
         said = [self.map_decoder(self.encoder(images))]
         if self.memory is not None:
             recollection = self.memory(images, owners)
             said += [self.memory_decoder(*recollection[:2]), recollection.distance]
-        return torch.cat([crop(one, images).float() for one in said], dim=1)
+        # Planes, not one channel: OpenVINO computes with those ten times as fast.
+        return [crop(one, images).float().squeeze(1) for one in said]
 
 
 def check_images(images: Images) -> None:
@@ -164,4 +166,4 @@ def _build_decoder(name: str, encoder: Encoder, out_channels: int, finest: int =
     require_one_of("decoder", name, ("paper", "skip"))
     if name == "paper":
         return PaperDecoder(encoder.channels, out_channels)
-    return SkipDecoder(encoder.channels[finest:], out_channels, encoder.strides[finest])
+    return SkipDecoder(encoder.channels[finest:], encoder.strides[finest:], out_channels)

@@ -16,14 +16,15 @@ from anomalib_anoseg.networks.decision import (
 USUAL = (-7.5, -7.5, 0.0)
 
 
-def said(*values: float) -> Tensor:
-    return torch.tensor(values).view(1, 3, 1, 1)
+def said(*values: float) -> list[Tensor]:
+    """What each of the three says of one pixel."""
+    return [torch.tensor(value).view(1, 1, 1) for value in values]
 
 
 def test_what_is_usual_is_no_evidence() -> None:
     decision = Decision()
-    assert decision(said(*USUAL)).item() == 0
-    assert decision(said(-20, -20, -5)).item() == 0
+    assert decision(*said(*USUAL)).item() == 0
+    assert decision(*said(-20, -20, -5)).item() == 0
 
 
 def test_evidence_of_one_pixel() -> None:
@@ -33,17 +34,17 @@ def test_evidence_of_one_pixel() -> None:
     decision.std.copy_(torch.tensor([0.5, 2.0, 1.0]))
     evidence = 2 + 1 + DISTANCE_WEIGHT * 3
     distance = 1 + (3 + ROOT_FROM**0.5) ** 2 - ROOT_FROM
-    assert decision(said(-3, -4, distance)).item() == pytest.approx(
+    assert decision(*said(-3, -4, distance)).item() == pytest.approx(
         evidence / (evidence + ANOMALOUS)
     )
 
 
 @pytest.mark.parametrize("witness", range(3))
 def test_more_of_one_witness_never_lowers_the_map(witness: int) -> None:
-    others = torch.randn(1000, 3, 1, 1) * 10
-    rising = others.repeat(2, 1, 1, 1)
-    rising[1000:, witness] += torch.rand(1000, 1, 1) * 20
-    low, high = Decision()(rising).chunk(2)
+    others = torch.randn(3, 1000, 1, 1) * 10
+    rising = others.repeat(1, 2, 1, 1)
+    rising[witness, 1000:] += torch.rand(1000, 1, 1) * 20
+    low, high = Decision()(*rising).chunk(2)
     assert (high >= low).all()
     assert (high > low).float().mean() > 0.2
 
@@ -56,28 +57,28 @@ def test_a_place_far_from_everything_remembered_is_never_good(
     """The distance that a threshold asks for, by hand: evidence e gives e / (e + ANOMALOUS)."""
     evidence = ANOMALOUS * threshold / (1 - threshold)
     far = (evidence / DISTANCE_WEIGHT + ROOT_FROM**0.5) ** 2
-    assert Decision()(said(logits, logits, 1.01 * far)).item() > threshold
+    assert Decision()(*said(logits, logits, 1.01 * far)).item() > threshold
 
 
 def test_what_a_runtime_rounds_is_not_seen() -> None:
     """Where the distance is usual the root of it would be a hundred times what was rounded."""
-    exact = torch.cat([said(-7.5, -7.5, value) for value in (-1e-5, 0.0, 1e-4, 0.1, 1.0, 50.0)])
-    rounded = exact + torch.tensor([0.0, 0.0, 1e-5]).view(1, 3, 1, 1)
-    torch.testing.assert_close(Decision()(rounded), Decision()(exact), atol=1e-4, rtol=0)
+    distance = torch.tensor([-1e-5, 0.0, 1e-4, 0.1, 1.0, 50.0]).view(-1, 1, 1)
+    usual = torch.full_like(distance, USUAL[0])
+    exact, rounded = (Decision()(usual, usual, distance + error) for error in (0.0, 1e-5))
+    torch.testing.assert_close(rounded, exact, atol=1e-4, rtol=0)
 
 
 def test_maps_stay_within_their_range() -> None:
     extreme = torch.tensor([-3e38, -1.0, 0.0, 1.0, 1e3, 1e6])
-    witnesses = torch.cartesian_prod(extreme, extreme, extreme)[:, :, None, None]
-    maps = Decision()(witnesses)
-    assert maps.shape == (len(witnesses), 1, 1, 1)
+    witnesses = torch.cartesian_prod(extreme, extreme, extreme).T[..., None, None]
+    maps = Decision()(*witnesses)
+    assert maps.shape == (6**3, 1, 1, 1)
     assert ((maps >= 0) & (maps < 1)).all()
 
 
 def test_half_precision_is_decided_in_full() -> None:
-    witnesses = torch.randn(2, 3, 4, 4) * 50
-    half = witnesses.bfloat16()
-    torch.testing.assert_close(Decision()(half), Decision()(half.float()), rtol=0, atol=0)
+    half = (torch.randn(3, 2, 4, 4) * 50).bfloat16()
+    torch.testing.assert_close(Decision()(*half), Decision()(*half.float()), rtol=0, atol=0)
 
 
 def test_standardised_by_good_images() -> None:
@@ -85,7 +86,7 @@ def test_standardised_by_good_images() -> None:
     decision = Decision()
     first, second = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([6.0])
     batches = [
-        torch.stack([values, 10 * values, values - 1]).view(1, 3, 1, -1)
+        torch.stack([values, 10 * values, values - 1]).view(3, 1, 1, -1)
         for values in (first, second)
     ]
     decision.fit(batches)
@@ -97,9 +98,9 @@ def test_standardised_by_good_images() -> None:
 def test_a_witness_that_says_the_same_of_all_good_pixels() -> None:
     """It does not become infinitely sure, nor undefined."""
     decision = Decision()
-    decision.fit([said(-5, -5, 0).expand(2, 3, 4, 4)])
-    assert decision(said(-5, -5, 0)).item() == 0
-    assert decision(said(-4, -5, 0)).item() == pytest.approx(10 / (10 + ANOMALOUS))
+    decision.fit([[value.expand(2, 4, 4) for value in said(-5, -5, 0)]])
+    assert decision(*said(-5, -5, 0)).item() == 0
+    assert decision(*said(-4, -5, 0)).item() == pytest.approx(10 / (10 + ANOMALOUS))
 
 
 def test_evidence_of_25_deviations_is_the_threshold() -> None:
@@ -107,16 +108,16 @@ def test_evidence_of_25_deviations_is_the_threshold() -> None:
     decision = Decision()
     decision.mean.copy_(torch.tensor([-7.0, -8.0, 0.0]))
     decision.std.copy_(torch.tensor([0.5, 0.4, 1.0]))
-    undecided = torch.tensor([-7.0 + 15 * 0.5, -8.0 + 10 * 0.4, 0.0]).view(1, 3, 1, 1)
-    assert decision(undecided).item() == pytest.approx(0.5)
+    undecided = said(-7.0 + 15 * 0.5, -8.0 + 10 * 0.4, 0.0)
+    assert decision(*undecided).item() == pytest.approx(0.5)
 
 
 def beside(high: float, low: float, pixels: int) -> float:
     """Return what is left of low evidence so many pixels beside high evidence."""
-    witnesses = torch.tensor(USUAL).view(1, 3, 1, 1).repeat(1, 1, 40, 130)
+    drawn, *others = (torch.full((1, 40, 130), value) for value in USUAL)
     for column, evidence in ((5, high), (5 + pixels, low)):
-        witnesses[0, 0, 20, column] += 0.6 * evidence  # in deviations of an unfitted decision
-    odds = Decision()(witnesses)[0, 0, 20, 5 + pixels].logit().exp()
+        drawn[0, 20, column] += 0.6 * evidence  # in deviations of an unfitted decision
+    odds = Decision()(drawn, *others)[0, 0, 20, 5 + pixels].logit().exp()
     return ANOMALOUS * odds.item()
 
 

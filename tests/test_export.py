@@ -64,7 +64,7 @@ def calibrate(model: AnoSeg) -> None:
     with torch.no_grad():
         # Spread the map over the range of probabilities, by the last layer.
         last = [m for m in model.model.map_decoder.modules() if hasattr(m, "weight")][-1]
-        last.weight *= 2 / model.model.witnesses(images)[:, 0].std()
+        last.weight *= 2 / model.model.witnesses(images)[0].std()
         if model.model.memory is not None:
             images = photographs(16, height=64, width=96)  # others than it remembers
             model.model.decision.fit([model.model.witnesses(images)])

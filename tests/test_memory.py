@@ -305,7 +305,7 @@ def test_an_encoder_of_one_stride_is_refused(name: str, strides: str | None) -> 
         if strides is None:
             Memory(name, 10)
             return
-        with pytest.raises(ValueError, match=rf"strides \(4, 8, 16\) and 32, {name}.* {strides}"):
+        with pytest.raises(ValueError, match=rf"strides \(4, 8, 16\), {name}.* {strides}"):
             Memory(name, 10)
 
 
@@ -364,12 +364,13 @@ def test_a_memory_in_another_precision(
     precision: torch.dtype, images: Tensor, memory: Memory
 ) -> None:
     """Lightning's "bf16-true" and "64-true" convert a whole model before it is filled."""
+    others = photographs(8, height=64, width=64)
     converted = made().to(precision)
     converted.fill(batches(images), len(images))
-    others = photographs(2, height=64, width=64)
     seen, expected = converted(others).distance, memory(others).distance
     assert seen.isfinite().all()
-    assert (seen - expected).abs().mean() < 0.3 * expected.std()
+    # bfloat16 tells 256 values apart.
+    assert (seen - expected).abs().mean() < 0.5 * expected.std()
 
 
 def test_a_memory_that_was_never_filled() -> None:
@@ -382,7 +383,7 @@ class TestMemoryDecoder:
     """What it reads of the features, and what it does not."""
 
     def parts(self, images: Tensor, memory: Memory) -> tuple[MemoryDecoder, Recollection]:
-        decoder = MemoryDecoder(memory.channels, memory.indices, memory.strides[0]).eval()
+        decoder = MemoryDecoder(memory.channels, memory.strides, memory.indices).eval()
         with torch.no_grad():
             return decoder, memory(images)
 
@@ -396,14 +397,14 @@ class TestMemoryDecoder:
     def test_it_reads_differences_and_the_finer_features(
         self, images: Tensor, memory: Memory
     ) -> None:
-        """Of the raw features at strides 16 and 32 none, beside the coordinates."""
+        """Of the raw features at stride 16 none, beside the coordinates."""
         decoder, seen = self.parts(images, memory)
         expected = decoder(*seen[:2])
         for index, value in enumerate(seen.features):
             changed = [*seen.features]
             changed[index] = torch.randn_like(value)
             same = torch.equal(decoder(changed, seen.differences), expected)
-            assert same == (memory.encoder.feature_info.reduction()[index] >= 16)
+            assert same == (memory.strides[index] == 16)
         for index, value in seen.differences.items():
             changed_differences = seen.differences | {index: torch.randn_like(value)}
             assert not torch.equal(decoder(seen.features, changed_differences), expected)

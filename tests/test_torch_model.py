@@ -49,7 +49,8 @@ def test_paper_decoder_is_table_6(out_channels: int) -> None:
 def test_skip_decoder_ends_at_the_size_of_the_image(
     channels: list[int], stride: int, depth: int
 ) -> None:
-    decoder = SkipDecoder(channels, 3, stride, depth)
+    strides = [stride * 2**k for k in range(len(channels))]
+    decoder = SkipDecoder(channels, strides, 3, depth)
     features = [torch.rand(2, c, 96 // 2**k, 64 // 2**k) for k, c in enumerate(channels)]
     assert decoder(features).shape == (2, 3, 96 * stride, 64 * stride)
     blocks = [len(stage) for stage in decoder.stages]

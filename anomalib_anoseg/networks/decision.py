@@ -1,5 +1,7 @@
 """One map of several witnesses: what was drawn from pixels, read from the memory, and measured."""
 
+from collections.abc import Iterable, Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -45,29 +47,31 @@ class Decision(nn.Module):
         self.register_buffer("mean", torch.tensor([-7.5, -7.5, 0.0]))
         self.register_buffer("std", torch.tensor([0.6, 0.6, 1.0]))
 
-    def forward(self, witnesses: Tensor) -> Masks:
-        """Return the anomaly map in [0, 1) from what each witness says, (b, 3, h, w)."""
-        mean, std = (value.view(1, -1, 1, 1) for value in (self.mean, self.std))
-        deviations = ((witnesses.float() - mean) / std).clamp(min=0)
-        drawn, read, distance = torch.split(deviations, 1, dim=1)
+    def forward(self, *witnesses: Tensor) -> Masks:
+        """Return the anomaly map, (b, 1, h, w) in [0, 1), from what each says, (b, h, w)."""
+        drawn, read, distance = (
+            ((said.float() - mean) / std).clamp(min=0)
+            for said, mean, std in zip(witnesses, self.mean, self.std, strict=True)
+        )
         # The root of distance + ROOT_FROM, less that of ROOT_FROM.
         root = distance / ((distance + ROOT_FROM).sqrt() + ROOT_FROM**0.5)
         evidence = _without_halo(drawn + read + DISTANCE_WEIGHT * root)
         # Unlike a sigmoid this tells large sums from larger ones.
-        return evidence / (evidence + ANOMALOUS)
+        return (evidence / (evidence + ANOMALOUS)).unsqueeze(1)
 
-    def fit(self, witnesses: list[Tensor]) -> None:
-        """Standardise by what was said of good images, (b, 3, h, w) each."""
-        values = torch.cat([said.float().transpose(0, 1).flatten(1) for said in witnesses], dim=1)
-        self.mean.copy_(values.mean(1))
-        # A witness that says the same of all good pixels is no surer than most.
-        self.std.copy_(values.std(1).clamp(min=0.1))
+    def fit(self, batches: Iterable[Sequence[Tensor]]) -> None:
+        """Standardise by what each witness said of batches of good images, (b, h, w) each."""
+        for index, said in enumerate(zip(*batches, strict=True)):
+            values = torch.cat([one.float().flatten() for one in said])
+            self.mean[index] = values.mean()
+            # A witness that says the same of all good pixels is no surer than most.
+            self.std[index] = values.std().clamp(min=0.1)
 
 
 def _without_halo(evidence: Tensor) -> Tensor:
-    """Lower what lies far behind the highest evidence nearby."""
+    """Lower what lies far behind the highest evidence nearby, (b, h, w)."""
     cells = F.max_pool2d(evidence, CELL, ceil_mode=True)
-    nearby = F.max_pool2d(cells, CELLS, stride=1, padding=CELLS // 2)
-    nearby = F.interpolate(nearby, size=evidence.shape[-2:], mode="bilinear")
+    nearby = F.max_pool2d(cells, CELLS, stride=1, padding=CELLS // 2).unsqueeze(1)
+    nearby = F.interpolate(nearby, size=evidence.shape[-2:], mode="bilinear").squeeze(1)
     expected = (nearby - BEHIND).clamp(1e-3, PLAINEST)
     return evidence * (evidence / expected).clamp(max=1).sqrt()

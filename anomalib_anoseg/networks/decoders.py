@@ -55,27 +55,26 @@ class SkipDecoder(nn.Module):
 
     Args:
         channels: Of the feature maps, finest first.
-        out_channels: Of what is decoded.
-        stride: Of the finest feature map. At 1 that is what the encoder itself is given: thin
+        strides: Likewise. Where the finest has 1 it is what the encoder itself is given: thin
             defects are drawn sharper with it.
+        out_channels: Of what is decoded.
         depth: Convolutions of a stage; the finest has one.
     """
 
-    WIDTHS = (128, 64, 32, 16, 16)  # for fewer feature maps the first of them
-
-    def __init__(self, channels: list[int], out_channels: int, stride: int, depth: int = 1) -> None:
+    def __init__(
+        self, channels: list[int], strides: list[int], out_channels: int, depth: int = 1
+    ) -> None:
         super().__init__()
         self.stages = nn.ModuleList()
+        self.stride = strides[0]
         width = channels[-1]
-        for left, skip in reversed([*enumerate(channels[:-1])]):
-            next_width = self.WIDTHS[len(self.stages)]
-            stage = [ConvBlock(width + skip, next_width)]
-            if left > 0:
-                stage += [ConvBlock(next_width, next_width) for _ in range(depth - 1)]
-            self.stages.append(nn.Sequential(*stage))
+        for skip, stride in zip(channels[-2::-1], strides[-2::-1], strict=True):
+            next_width = max(16, 8 * stride)
+            more = 0 if stride == self.stride else depth - 1
+            blocks = [ConvBlock(next_width, next_width) for _ in range(more)]
+            self.stages.append(nn.Sequential(ConvBlock(width + skip, next_width), *blocks))
             width = next_width
-        self.head = nn.Conv2d(width, out_channels * stride**2, 3, padding=1)
-        self.stride = stride
+        self.head = nn.Conv2d(width, out_channels * self.stride**2, 3, padding=1)
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Return logits at the size of the encoder's input."""
@@ -94,24 +93,22 @@ class MemoryDecoder(nn.Module):
 
     Args:
         channels: Of the frozen encoder's feature maps, finest first.
-        remembered: Indices of those that are compared with the memory.
-        stride: Of the finest.
+        strides: Likewise.
+        remembered: Indices of those that are compared with the memory, the coarsest among them.
     """
 
-    def __init__(self, channels: list[int], remembered: list[int], stride: int) -> None:
+    def __init__(self, channels: list[int], strides: list[int], remembered: list[int]) -> None:
         super().__init__()
-        self.raw = max(remembered)  # so many of the finest
-        seen = [channels[i] + 1 if i in remembered else 0 for i in range(len(channels))]
-        for i in range(self.raw):
-            seen[i] += channels[i]
-        seen[-1] += 2  # coordinates
-        self.decoder = SkipDecoder(seen, 1, stride, depth=2)
+        seen = [count + (count + 1) * (i in remembered) for i, count in enumerate(channels)]
+        seen[-1] += 2 - channels[-1]  # coordinates instead of raw features
+        self.decoder = SkipDecoder(seen, strides, 1, depth=2)
 
     def forward(self, features: list[Tensor], differences: dict[int, Tensor]) -> Tensor:
         """Return logits at the size of the padded images."""
-        seen = [[differences[i]] if i in differences else [] for i in range(len(features))]
-        for parts, raw in zip(seen, features[: self.raw], strict=False):
-            parts.append(raw)
-        seen[-1].append(coordinates(features[-1]))
-        logits: Tensor = self.decoder([torch.cat(parts, dim=1) for parts in seen])
+        raw = [*features[:-1], coordinates(features[-1])]
+        seen = [
+            torch.cat([differences[i], one], dim=1) if i in differences else one
+            for i, one in enumerate(raw)
+        ]
+        logits: Tensor = self.decoder(seen)
         return logits

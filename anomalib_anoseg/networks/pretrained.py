@@ -31,7 +31,9 @@ def weights_follow() -> Iterator[None]:
         _wanted.reset(token)
 
 
-def build_backbone(name: str, in_channels: int = 3, argument: str = "backbone") -> Any:
+def build_backbone(
+    name: str, in_channels: int = 3, coarsest: int | None = None, argument: str = "backbone"
+) -> Any:
     """Return a timm encoder with random weights that gives its feature maps, finest first.
 
     Sides of its images must be multiples of its last stride.
@@ -39,6 +41,7 @@ def build_backbone(name: str, in_channels: int = 3, argument: str = "backbone") 
     Args:
         name: timm's.
         in_channels: Of its images.
+        coarsest: Stride behind which it ends; None for all that it has.
         argument: Where the name comes from, for the error.
 
     Raises:
@@ -46,10 +49,17 @@ def build_backbone(name: str, in_channels: int = 3, argument: str = "backbone") 
     """
     try:
         network: Any = timm.create_model(name, features_only=True, in_chans=in_channels)
-    except (AttributeError, RuntimeError, TypeError) as error:  # of whatever timm tried first
+        strides = network.feature_info.reduction()
+        if coarsest is not None:
+            # The getter, because of an EfficientNet timm's own class computes all blocks.
+            network = timm.create_model(
+                name, features_only=True, in_chans=in_channels, feature_cls="getter",
+                out_indices=[i for i, stride in enumerate(strides) if stride <= coarsest],
+            )  # fmt: skip
+    # Of whatever timm tried first.
+    except (AssertionError, AttributeError, RuntimeError, TypeError) as error:
         msg = f"{argument} {name!r} cannot be built by timm: {error}"
         raise ValueError(msg) from error
-    strides = network.feature_info.reduction()
     if strides[0] == 1:
         msg = f"{argument} must start at stride 2 or more, {name} has features at {strides}"
         raise ValueError(msg)
@@ -62,7 +72,7 @@ def build_backbone(name: str, in_channels: int = 3, argument: str = "backbone") 
 
 def normalisation(backbone: Any) -> tuple[Tensor, Tensor]:
     """Return mean and deviation of the images that an encoder of timm is for, (1, 3, 1, 1) each."""
-    config = backbone.pretrained_cfg
+    config = getattr(backbone, "model", backbone).pretrained_cfg
     mean, std = (torch.tensor(config[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
     return mean, std
 
@@ -71,7 +81,7 @@ def load_pretrained(backbone: nn.Module, name: str) -> None:
     """Give an encoder its ImageNet weights: those of an installed package if there is one.
 
     Args:
-        backbone: What :func:`build_backbone` returned.
+        backbone: What :func:`build_backbone` returned for a coarsest stride.
         name: timm's name of the network. If :data:`PACKAGES` has none for it, timm looks for the
             weights, which needs a network connection the first time.
 
@@ -82,14 +92,12 @@ def load_pretrained(backbone: nn.Module, name: str) -> None:
         return
     weights = _installed(name) if name in PACKAGES else _fetched(name)
     # Without the layers behind the last feature map.
-    backbone.load_state_dict(
-        {key: weights.get(key, value) for key, value in backbone.state_dict().items()}
-    )
+    backbone.load_state_dict({k: weights[k.removeprefix("model.")] for k in backbone.state_dict()})
 
 
 def _fetched(name: str) -> dict[str, Tensor]:
     try:
-        whole: Any = timm.create_model(name, pretrained=True, features_only=True)
+        whole: Any = timm.create_model(name, pretrained=True)
     # Whatever the hub's client raises: dozens of types, of several libraries.
     except Exception as error:
         msg = (
