@@ -81,7 +81,8 @@ class SkipDecoder(nn.Module):
         decoded = features[-1]
         for stage, skip in zip(self.stages, features[-2::-1], strict=True):
             decoded = F.interpolate(decoded, size=skip.shape[-2:], mode="nearest")
-            decoded = stage(torch.cat([decoded, skip], dim=1))
+            # As the convolution will: in mixed precision joining two types makes the wider one.
+            decoded = stage(torch.cat([decoded, skip.to(decoded.dtype)], dim=1))
         logits: Tensor = self.head(decoded)
         return logits if self.stride == 1 else F.pixel_shuffle(logits, self.stride)
 
