@@ -211,3 +211,12 @@ def test_curves_enclose_the_areas() -> None:
     rate, height = overlap.curve()
     area = torch.trapezoid(height, rate)
     torch.testing.assert_close(area.float(), overlap.compute(), atol=1e-4, rtol=0)
+
+
+def test_scores_of_padim() -> None:
+    """They are (b, 1), which anomalib's own metrics take. Oracle: the same as (b,)."""
+    data = batches(1.0)
+    expected = value(metrics.AUROC(SCORES), data)
+    for batch in data:
+        batch.update(pred_score=batch.pred_score[:, None])
+    assert value(metrics.AUROC(SCORES), data) == expected

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import photographs
 from torch import Tensor, nn
 
 from anomalib_anoseg.networks import pretrained
@@ -191,3 +192,16 @@ def test_feature_maps_that_no_decoder_reads_are_refused(name: str, says: str) ->
     for argument in ("backbone", "memory_backbone"):
         with pytest.raises(ValueError, match=f"{argument} {says}"):
             build_backbone(name, argument=argument)
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet10t"])
+def test_an_encoder_ends_at_its_coarsest_stride(name: str) -> None:
+    """Oracle: the first maps of the whole encoder."""
+    whole, cut = build_backbone(name).eval(), build_backbone(name, coarsest=16).eval()
+    weights = whole.state_dict()
+    cut.load_state_dict({key: weights[key.removeprefix("model.")] for key in cut.state_dict()})
+    assert len(cut.state_dict()) < len(weights)
+    assert cut.feature_info.reduction() == [2, 4, 8, 16]
+    images = photographs(2, height=64, width=96)
+    for seen, expected in zip(cut(images), whole(images)[:4], strict=True):
+        torch.testing.assert_close(seen, expected)

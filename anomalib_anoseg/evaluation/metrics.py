@@ -27,14 +27,20 @@ _LOG_ODDS = torch.linspace(-87, 17, 104 * 512 + 1, dtype=torch.float64)
 THRESHOLDS = torch.tensor([0.0, *_LOG_ODDS.sigmoid().float().tolist(), 2.0])
 
 
-def _check(preds: Tensor, target: Tensor) -> None:
-    if preds.shape != target.shape:
+def _checked(preds: Tensor, target: Tensor) -> Tensor:
+    """Return predictions in the shape of their targets: the scores of anomalib's Padim are (b, 1).
+
+    Raises:
+        ValueError: If they are of other things, or NaN.
+    """
+    if preds.squeeze().shape != target.squeeze().shape:
         shapes = f"{list(preds.shape)} and {list(target.shape)}"
         msg = f"predictions and targets must have the same shape, got {shapes}"
         raise ValueError(msg)
     if preds.isnan().any():
         msg = "predictions must not be NaN"
         raise ValueError(msg)
+    return preds.reshape(target.shape)
 
 
 class _BothClasses(Metric):
@@ -47,7 +53,7 @@ class _BothClasses(Metric):
         self.add_state("seen", torch.zeros(2, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        _check(preds, target)
+        preds = _checked(preds, target)
         self.seen += torch.bincount(target.flatten().long(), minlength=2)
         super().update(preds, target)  # type: ignore[safe-super]  # of the metric it is mixed into
 
@@ -70,7 +76,7 @@ class _Binned(_BothClasses):
         super().__init__(thresholds=THRESHOLDS, **arguments)
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        _check(preds, target)
+        preds = _checked(preds, target)
         target = target.flatten().long()
         self.seen += torch.bincount(target, minlength=2)
         passed = self._passed(preds).flatten()
@@ -179,7 +185,7 @@ class _IoUPerImage(Metric):
         self.add_state("images", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        _check(preds, target)
+        preds = _checked(preds, target)
         preds, target = preds.flatten(1).bool(), target.flatten(1).bool()
         overlap, union = (preds & target).sum(1), (preds | target).sum(1)
         defective = target.any(1)
