@@ -1,0 +1,84 @@
+"""How filling the memory grows with the number of good images, and looking up with its rows.
+
+Usage: python benchmarks/scale.py [--images 100 1000 10000] [--rows 500 1500 5000] [--size 256]
+Each number of images in a process of its own, which draws them a batch at a time: what reading
+files takes is not counted. The memory of a process is its peak, with torch and all.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import torch
+from memory import peak
+from side_by_side import commit, device, save, side_by_side, versions
+from synthesis import photographs
+from torch import Tensor
+
+from anomalib_anoseg.networks.memory import CANDIDATES, Memory
+
+NAME = "tf_efficientnet_lite0"
+BATCH = 8
+
+
+def drawn(count: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield batches of images and their numbers."""
+    for start in range(0, count, BATCH):
+        batch = min(BATCH, count - start)
+        yield photographs(batch, torch.device("cpu"), size), torch.arange(start, start + batch)
+
+
+def fill(count: int, size: int) -> dict[str, float]:
+    """Fill a memory of the default's rows."""
+    memory = Memory(NAME, 500).to(memory_format=torch.channels_last)
+    before = time.perf_counter()
+    for _ in drawn(count, size):
+        pass
+    start = time.perf_counter()
+    memory.fill(drawn(count, size), count)
+    end = time.perf_counter()
+    return {"minutes": (end - start - (start - before)) / 60, "MB": peak()}
+
+
+def main() -> None:
+    """Fill in processes of their own, look up in this one."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--images", nargs="+", type=int, default=[100, 1000, 10_000])
+    parser.add_argument("--rows", nargs="+", type=int, default=[500, 1500, 5000])
+    parser.add_argument("--size", type=int, default=256, help="side of the images in pixels")
+    parser.add_argument("--fill", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    size = arguments.size
+    if arguments.fill:
+        print(json.dumps(fill(arguments.fill, size)))
+        return
+    print(
+        f"{device()}, commit {commit()}, {versions()}\n\n| images | minutes | MB |\n|---|---|---|"
+    )
+    command = [sys.executable, "-W", "ignore", __file__, "--size", str(size), "--fill"]
+    filled = {}
+    for count in arguments.images:
+        output = subprocess.run([*command, str(count)], check=True, capture_output=True, text=True)
+        filled[count] = json.loads(output.stdout.splitlines()[-1])
+        print(
+            f"| {count} | {filled[count]['minutes']:.2f} | {filled[count]['MB']:.0f} |", flush=True
+        )
+
+    images = photographs(BATCH, torch.device("cpu"), size)
+    memories = {str(rows): Memory(NAME, rows) for rows in arguments.rows}
+    many = -(-max(arguments.rows) * 16**2 // size**2)  # enough places of the coarsest map
+    for memory in memories.values():
+        memory.fill(drawn(many, size), many)
+    with torch.no_grad():
+        times = side_by_side({rows: lambda m=m: m(images) for rows, m in memories.items()})
+    print("\n| rows | ms per image, frozen encoder included |\n|---|---|")
+    for rows, taken in times.items():
+        print(f"| {rows} | {1e3 * taken.median / BATCH:.1f} |")
+    save("scale", {"candidates": CANDIDATES, "filled": filled, "seconds": times})
+
+
+if __name__ == "__main__":
+    main()
