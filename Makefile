@@ -58,6 +58,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -W ignore benchmarks/synthesis.py
 	$(BIN)/python -W ignore benchmarks/inference.py
 	$(BIN)/python -W ignore benchmarks/resolution.py
+	$(BIN)/python -W ignore benchmarks/scale.py
 	$(BIN)/python -W ignore benchmarks/training.py
 
 # Faults and thousands of random inputs: half an hour on two cores, as root for the full disk.

@@ -30,6 +30,7 @@ NOT_RUN = {
     "anomalib train --model AnoSeg --data MVTecAD": "needs MVTec AD and two GPUs",
     "torchrun": "needs two machines",
     "python benchmarks/compare.py": "trains for three hours",
+    "python benchmarks/equal_weights.py": "trains for hours",
     "for config in configs/benchmark": "needs MVTec AD; test_benchmark_configs.py builds models",
     "anomalib-anoseg report": "needs results of the two before; test_report.py runs it",
 }
