@@ -230,10 +230,10 @@ class Memory(nn.Module):
         """
         generator = torch.Generator().manual_seed(0)
         quota = max(1, CANDIDATES // max(count, 1))
-        found: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in STRIDES]
+        candidates = [_Candidates(level.rows.shape[1], quota * count) for level in self._levels()]
         for images, numbers in batches:
             features = self._features(pad(images.to(self.mean)))
-            for index, rows in zip(self.indices, found, strict=True):
+            for index, found in zip(self.indices, candidates, strict=True):
                 seen = _pooled(features[index]).float()
                 flat, width = seen.flatten(2).mT.cpu(), seen.shape[-1]
                 if not flat.isfinite().all():
@@ -242,10 +242,9 @@ class Memory(nn.Module):
                 for one, number in zip(flat, numbers.cpu(), strict=True):
                     chosen = torch.randperm(len(one), generator=generator)[:quota]
                     place = torch.stack([chosen // width, chosen % width], dim=1)
-                    rows.append((one[chosen], number.expand(len(chosen)), place))
-        for level, parts in zip(self._levels(), found, strict=True):
-            chosen, owner, place = (torch.cat(part) for part in zip(*parts, strict=True))
-            level.keep(chosen, owner, place, self.limit, generator)
+                    found.add(one[chosen], number, place)
+        for level, found in zip(self._levels(), candidates, strict=True):
+            level.keep(*found.all(), self.limit, generator)
 
     @torch.no_grad()
     def look_up(self, image: Images, row: int, column: int) -> Match:
@@ -274,6 +273,32 @@ class Memory(nn.Module):
 
     def _levels(self) -> list[Level]:
         return [level for level in self.levels if isinstance(level, Level)]
+
+
+class _Candidates:
+    """Rows among which a coreset is chosen, with owner and place of each.
+
+    In one block of memory: small ones, between those that the encoder takes and frees again for
+    each batch, would keep these from the system, half a megabyte for each image.
+    """
+
+    def __init__(self, channels: int, most: int) -> None:
+        self._held = (
+            torch.empty(most, channels),
+            torch.empty(most, dtype=torch.long),
+            torch.empty(most, 2, dtype=torch.long),
+        )
+        self._count = 0
+
+    def add(self, rows: Tensor, owner: Tensor, place: Tensor) -> None:
+        after = self._count + len(rows)
+        for held, values in zip(self._held, (rows, owner, place), strict=True):
+            held[self._count : after] = values
+        self._count = after
+
+    def all(self) -> tuple[Tensor, Tensor, Tensor]:
+        rows, owner, place = self._held
+        return rows[: self._count], owner[: self._count], place[: self._count]
 
 
 def coreset(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
