@@ -1,5 +1,6 @@
 """What several tests need: random images that look like something, small models, the demo data."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,14 @@ def _kept_signal_stack() -> Iterator[None]:
     """Tests make cores of OpenVINO too, and so does anomalib."""
     with kept_signal_stack():
         yield
+
+
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """Undo what a shell does to commands in the background: they ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def photographs(batch: int, channels: int = 3, height: int = 96, width: int = 96) -> Tensor:

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -302,14 +301,6 @@ def test_wrong_input_is_one_line(model: Path, tmp_path: Path) -> None:
         assert line.startswith("error: ")
         assert message in line
     assert not (tmp_path / "out").exists()
-
-
-@pytest.fixture
-def _interruptible() -> Iterator[None]:
-    """Undo what a shell does to commands in the background: they ignore Ctrl-C."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def test_an_interruption_between_a_row_and_its_count(

@@ -99,6 +99,7 @@ ENDS: dict[str, tuple[dict[str, Any], list[Callback], int]] = {
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_interruptible")
 @pytest.mark.parametrize("end", ENDS)
 def test_the_last_weights_are_saved(tmp_path: Path, root: Path, end: str) -> None:
     arguments, callbacks, steps = ENDS[end]
