@@ -60,9 +60,7 @@ def main() -> None:
         for seed in arguments.seeds:
             result = run(arguments, category, seed)
             name = re.sub(r"\W+", "-", arguments.name)
-            file = arguments.out / f"{name}-{category}-{seed}.json"
-            file.write_text(json.dumps(result, indent=2) + "\n")
-            print(file, {key: round(value, 3) for key, value in result["metrics"].items()})
+            write(arguments.out / f"{name}-{category}-{seed}.json", result)
     table = markdown(arguments.out, arguments.categories)
     (arguments.out / "table.md").write_text(table)
     print(table)
@@ -144,6 +142,12 @@ def run(arguments: argparse.Namespace, category: str, seed: int) -> dict[str, An
         "steps": training.trainer.global_step,
         "metrics": measured | {"minutes": minutes},
     }
+
+
+def write(file: Path, result: dict[str, Any]) -> None:
+    """Write what a run gave, and print its figures."""
+    file.write_text(json.dumps(result, indent=2) + "\n")
+    print(file, {key: round(value, 3) for key, value in result["metrics"].items()})
 
 
 def about(seed: int) -> dict[str, Any]:

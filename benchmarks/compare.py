@@ -9,12 +9,11 @@ their F1 and IoU look better than a user's would. One JSON file per run, for
 """
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from accuracy import about
+from accuracy import about, write
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
 from anomalib.models import Draem, Ganomaly
@@ -58,9 +57,7 @@ def main() -> None:
             batch, build = known[name]
             result = run(build, batch, category, arguments)
             result |= {"name": name, "category": category} | about(arguments.seed)
-            file = arguments.out / f"{name}-{category}.json"
-            file.write_text(json.dumps(result, indent=2) + "\n")
-            print(file, {key: round(value, 3) for key, value in result["metrics"].items()})
+            write(arguments.out / f"{name}-{category}.json", result)
 
 
 def run(

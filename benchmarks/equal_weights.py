@@ -10,8 +10,6 @@ JSON file per run, for ``anomalib-anoseg report results/equal_weights``.
 """
 
 import argparse
-import json
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +20,7 @@ from typing import Any
 import timm
 import torch
 import yaml
-from accuracy import about
+from accuracy import about, write
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
 from anomalib.models import Padim, Patchcore, Stfpm, Supersimplenet
@@ -30,7 +28,7 @@ from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
 from inference import compiled
 from lightning.pytorch import seed_everything
-from side_by_side import RUNS
+from side_by_side import side_by_side
 from synthesis import photographs
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
@@ -73,25 +71,31 @@ def installed_weights() -> Iterator[None]:
         timm.create_model = create
 
 
-def build(name: str, size: int) -> tuple[AnomalibModule, int, dict[str, Any]]:
+def build(name: str, size: int, seed: int) -> tuple[AnomalibModule, int, dict[str, Any]]:
     """Return the model, the images of a batch, and the arguments of its trainer."""
-    options: dict[str, Any] = {"evaluator": Evaluator(), "visualizer": False}
     if name == "AnoSeg":
-        ours: dict[str, Any] = yaml.safe_load(CONFIG.read_text())["trainer"]
-        resize = AnoSeg.configure_pre_processor((size, size))
-        return AnoSeg(pre_processor=resize, **options), 8, ours
+        changed = {
+            "seed": seed, "visualizer": "false",
+            "pre_processor.init_args.image_size": f"[{size},{size}]",
+        }  # fmt: skip
+        ours = AnoSeg.from_config(CONFIG, **{f"model.init_args.{k}": v for k, v in changed.items()})
+        return ours, 8, yaml.safe_load(CONFIG.read_text())["trainer"]
     make, batch, trainer = PEERS[name]
     mean, std = (value.flatten().tolist() for value in normalisation(build_backbone(NAME)))
     transform = Compose([Resize((size, size), antialias=True), Normalize(mean, std)])
     with installed_weights():
-        model = make(pre_processor=PreProcessor(transform=transform), **options)
+        model = make(
+            pre_processor=PreProcessor(transform=transform),
+            evaluator=Evaluator(),
+            visualizer=False,
+        )
     return model, batch, trainer
 
 
 def run(name: str, category: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train once, test once, and time the exported model on single images."""
     seed_everything(arguments.seed, workers=True)
-    model, batch, trainer = build(name, arguments.size)
+    model, batch, trainer = build(name, arguments.size, arguments.seed)
     data = MVTecAD(arguments.root, category, train_batch_size=batch, num_workers=0)
     folder = arguments.out / "runs"
     always = {
@@ -115,12 +119,8 @@ def latency(model: AnomalibModule, size: int) -> tuple[float, float]:
     image = photographs(1, torch.device("cpu"), size).numpy()
     with tempfile.TemporaryDirectory() as folder:
         graph, megabytes = compiled(model, size, Path(folder), torch.get_num_threads())
-    seconds = []
-    for _ in range(1 + RUNS):
-        start = time.perf_counter()
-        graph(image)
-        seconds.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(seconds[1:]), megabytes
+    (times,) = side_by_side({"one image": lambda: graph(image)}).values()
+    return 1e3 * times.median, megabytes
 
 
 def main() -> None:
@@ -138,9 +138,7 @@ def main() -> None:
     for category in arguments.categories:
         for name in arguments.models:
             result = run(name, category, arguments) | about(arguments.seed)
-            file = arguments.out / f"{name}-{category}.json"
-            file.write_text(json.dumps(result, indent=2) + "\n")
-            print(file, {key: round(value, 3) for key, value in result["metrics"].items()})
+            write(arguments.out / f"{name}-{category}.json", result)
 
 
 if __name__ == "__main__":

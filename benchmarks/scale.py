@@ -55,17 +55,14 @@ def main() -> None:
     if arguments.fill:
         print(json.dumps(fill(arguments.fill, size)))
         return
-    print(
-        f"{device()}, commit {commit()}, {versions()}\n\n| images | minutes | MB |\n|---|---|---|"
-    )
+    print(f"{device()}, commit {commit()}, {versions()}\n")
+    print("| images | minutes | MB |\n|---|---|---|")
     command = [sys.executable, "-W", "ignore", __file__, "--size", str(size), "--fill"]
     filled = {}
     for count in arguments.images:
         output = subprocess.run([*command, str(count)], check=True, capture_output=True, text=True)
-        filled[count] = json.loads(output.stdout.splitlines()[-1])
-        print(
-            f"| {count} | {filled[count]['minutes']:.2f} | {filled[count]['MB']:.0f} |", flush=True
-        )
+        cost = filled[count] = json.loads(output.stdout.splitlines()[-1])
+        print(f"| {count} | {cost['minutes']:.2f} | {cost['MB']:.0f} |", flush=True)
 
     images = photographs(BATCH, torch.device("cpu"), size)
     memories = {str(rows): Memory(NAME, rows) for rows in arguments.rows}

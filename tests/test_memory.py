@@ -384,8 +384,7 @@ def test_a_memory_in_another_precision(
     converted.fill(batches(images), len(images))
     seen, expected = converted(others).distance, memory(others).distance
     assert seen.isfinite().all()
-    # bfloat16 tells 256 values apart.
-    assert (seen - expected).abs().mean() < 0.5 * expected.std()
+    assert (seen - expected).abs().mean() < 0.3 * expected.std()
 
 
 def test_a_memory_that_was_never_filled() -> None:

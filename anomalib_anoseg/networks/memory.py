@@ -200,6 +200,7 @@ class Memory(nn.Module):
         """
         with torch.no_grad():
             padded = pad(images.to(self.mean.dtype))
+            size = [side // STRIDES[0] for side in padded.shape[-2:]]
             features = self._features(padded)
             differences = {}
             distances = []
@@ -207,7 +208,6 @@ class Memory(nn.Module):
                 compared = level(_pooled(features[index]), owners)
                 differences[index] = compared
                 usual = (compared[:, -1:] - level.mean) / level.std
-                size = [side // STRIDES[0] for side in padded.shape[-2:]]
                 distances.append(F.interpolate(usual, size=size, mode="bilinear"))
             distance = torch.stack(distances).mean(0)
             distance = F.interpolate(distance, size=padded.shape[-2:], mode="bilinear")
