@@ -9,18 +9,30 @@ import torch
 from anomalib.data import AnomalibDataModule, ImageBatch
 from anomalib.post_processing import PostProcessor as AnomalibPostProcessor
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from anomalib_anoseg.anomaly_generator import AnomalyGenerator
 from anomalib_anoseg.evaluation.metrics import IoUMax
 from anomalib_anoseg.training.hold_out import HeldOut
+from anomalib_anoseg.utils.checks import require_not_negative, require_share, require_whole
+from anomalib_anoseg.utils.false_alarms import (
+    FalseAlarms,
+    conformal_rank,
+    images_needed,
+    promised,
+    seen,
+)
 from anomalib_anoseg.utils.seeds import own_seed
 from anomalib_anoseg.utils.shapes import Images, Masks, Verdicts
 
 SYNTHETIC_IMAGES = 64  # at least; few held-out images are used several times
 BATCH = 16
 WITHIN = (1e-6, 1 - 1e-6)
+# In log odds, what a threshold is above the score that it is set by: another runtime rounds, and
+# many good images may have this same score.
+ABOVE = 1e-3
 
 
 class PostProcessor(AnomalibPostProcessor):
@@ -33,6 +45,14 @@ class PostProcessor(AnomalibPostProcessor):
     which by default are the test images. Where a memory takes part, its decision is standardised
     by the same good images, the pixel threshold is a fixed amount of evidence, and the image
     threshold lies halfway (:func:`halfway`).
+
+    With a ``false_alarm_rate`` the image threshold comes from the good images alone: it is the
+    lowest of their scores that promises the rate for the next good image (split conformal, see
+    :mod:`.utils.false_alarms`). A rate of 0.01 needs 99 good images, so up to a fifth are held out.
+    Where there are too few, the threshold is the higher of the highest good score and of the one
+    without a rate; what this promises, 1 / (n + 1), is said in a warning. Scores of the
+    images trained on would not do, not even with each left out of the memory: the decoders
+    have learned to draw nothing on them.
 
     Maps and scores are probabilities. They are normalised by a line from 0 to the threshold and
     another one from the threshold to 1, which puts the threshold at 0.5. Nothing is clamped and no
@@ -47,7 +67,24 @@ class PostProcessor(AnomalibPostProcessor):
         enable_threshold_matching: As in anomalib; here both thresholds always exist.
         image_sensitivity: Above 0.5 more images are called anomalous, (0, 1).
         pixel_sensitivity: Above 0.5 more pixels are called anomalous, (0, 1).
+        false_alarm_rate: Share of good images that may be called defective, (0, 1); takes the place
+            of image_sensitivity. None for the image threshold described above.
+        smallest_defect: Pixels of the image as it was taken; ``anomalib-anoseg infer`` leaves out
+            smaller regions, see its option of the same name. It is kept in checkpoints and exports
+            for infer alone: the exported graph, anomalib's test and predict and the page have maps
+            of the network's size, where these pixels are not known, and leave nothing out.
+
+    Attributes:
+        good_scores: Raw scores of the good images that set the thresholds, in order, (n,).
+        usual_threshold: The image threshold without a rate.
+
+    Raises:
+        ValueError: If an argument is outside its range, or both a rate and an image_sensitivity
+            are given.
     """
+
+    good_scores: Tensor
+    usual_threshold: Tensor
 
     def __init__(
         self,
@@ -56,7 +93,19 @@ class PostProcessor(AnomalibPostProcessor):
         enable_threshold_matching: bool = True,
         image_sensitivity: float = 0.5,
         pixel_sensitivity: float = 0.5,
+        false_alarm_rate: float | None = None,
+        smallest_defect: int = 0,
     ) -> None:
+        if false_alarm_rate is not None:
+            require_share("false_alarm_rate", false_alarm_rate)
+            if image_sensitivity != 0.5:
+                msg = (
+                    "false_alarm_rate and image_sensitivity both move the image threshold: "
+                    f"give one of them, got {false_alarm_rate} and {image_sensitivity}"
+                )
+                raise ValueError(msg)
+        require_whole("smallest_defect", smallest_defect)
+        require_not_negative("smallest_defect", smallest_defect)
         super().__init__(
             enable_normalization=enable_normalization,
             enable_thresholding=enable_thresholding,
@@ -70,8 +119,62 @@ class PostProcessor(AnomalibPostProcessor):
             buffer.fill_(1.0)
         for buffer in (self._image_threshold, self._pixel_threshold):
             buffer.fill_(0.5)
+        self.false_alarm_rate = false_alarm_rate
+        self.smallest_defect = smallest_defect
+        self.register_buffer("good_scores", torch.empty(0))
+        self.register_buffer("usual_threshold", torch.tensor(0.5))
         self._held_out: HeldOut | None = None
         self._step = -1
+
+    @property
+    def _checkpoint_config_keys(self) -> tuple[str, ...]:
+        return (*super()._checkpoint_config_keys, "false_alarm_rate", "smallest_defect")
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Take as many scores as there are."""
+        if (saved := state_dict.get(f"{prefix}good_scores")) is not None:
+            self.good_scores = self.good_scores.new_empty(saved.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    @property
+    def normalized_good_scores(self) -> Tensor:
+        """Scores of the good images, (n,), in the units in which an image gets its own."""
+        if not self.enable_normalization:
+            return self.good_scores
+        limits = self.image_min, self.image_max, self.image_threshold
+        scores = self._normalize(self.good_scores, *limits)
+        assert scores is not None
+        return scores
+
+    @property
+    def false_alarms(self) -> FalseAlarms | None:
+        """How many good images will be called defective; None if no good image was looked at.
+
+        With a rate what the threshold promises, without one what was seen on the same images.
+        """
+        scores = self.normalized_good_scores
+        if not len(scores):
+            return None
+        within = int((scores <= self.normalized_image_threshold).sum())
+        if self.false_alarm_rate is None:
+            return seen(len(scores), len(scores) - within)
+        return promised(
+            len(scores), min(within, conformal_rank(len(scores), self.false_alarm_rate))
+        )
+
+    def export_metadata(self) -> dict[str, str]:
+        """Return what an exported file says beside its thresholds, see its ``to_openvino``."""
+        metadata = {"smallest_defect": str(self.smallest_defect)}
+        if (found := self.false_alarms) is not None:
+            scores = self.normalized_good_scores.tolist()
+            metadata["good_scores"] = " ".join(f"{score:.8g}" for score in scores)
+            metadata["false_alarm_rate"] = f"{found.expected:.8g}"
+            metadata["false_alarm_interval"] = f"{found.low:.8g} {found.high:.8g}"
+            if self.false_alarm_rate is not None:
+                metadata["false_alarm_rate_asked"] = f"{self.false_alarm_rate:.8g}"
+        return metadata
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the images that a run which ended in an error still holds."""
@@ -83,8 +186,14 @@ class PostProcessor(AnomalibPostProcessor):
         self._release()  # a run before this one may have ended in an error
         if stage == "fit" and isinstance(datamodule, AnomalibDataModule):
             prepare: Any = pl_module.pre_processor
-            self._held_out = HeldOut(datamodule, prepare)
+            rate = self.false_alarm_rate
+            self._held_out = HeldOut(datamodule, prepare, images_needed(rate) if rate else 0)
             self._step = -1
+        elif stage == "fit" and self.false_alarm_rate is not None:
+            rank_zero_warn(
+                f"false_alarm_rate={self.false_alarm_rate} has no effect: good images are held out "
+                "of a data module of anomalib only, and this run has none"
+            )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Put the held-out images back: the data module may serve another model next."""
@@ -107,6 +216,8 @@ class PostProcessor(AnomalibPostProcessor):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the thresholds of the last weights, if they came after the last validation."""
         self._calibrate(trainer, pl_module)
+        if self._held_out is not None:
+            self.report()
 
     def complete(self, checkpoint: dict[str, Any], pl_module: LightningModule) -> None:
         """Set the thresholds of the weights that are being saved, wherever in an epoch that is.
@@ -164,15 +275,49 @@ class PostProcessor(AnomalibPostProcessor):
                 for _ in range(math.ceil(SYNTHETIC_IMAGES / len(normal))):
                     synthetic, masks = generator(batch, nothing)
                     look(synthetic, masks, 1)
+        good, bad = (torch.cat(label).cpu() for label in scores)
         # From scratch alone scores of synthetic anomalies reach so high that halfway to them misses
         # what the real ones give: 18 of 48 on the demo, where separate misses 6.
         rule = halfway if remembers else separate
-        image_threshold = rule(*(torch.cat(label).cpu() for label in scores))
         # Strictly between 0 and 1, also for a map that tells nothing: both sides need a length.
-        self._image_threshold.copy_(image_threshold.clamp(*WITHIN))
+        self.usual_threshold.copy_(rule(good, bad).clamp(*WITHIN))
+        self.good_scores = good.sort().values.to(self.usual_threshold)
+        self.set_image_threshold()
         # A decision standardised by good images has a threshold of its own.
         pixel_threshold = torch.tensor(0.5) if remembers else best.threshold()
         self._pixel_threshold.copy_(pixel_threshold.clamp(*WITHIN))
+
+    def set_image_threshold(self) -> None:
+        """Set the image threshold by the rate that is asked for and the scores of good images."""
+        threshold, count = self.usual_threshold, len(self.good_scores)
+        if self.false_alarm_rate is not None and count:
+            rank = conformal_rank(count, self.false_alarm_rate)
+            score = self.good_scores[min(rank, count) - 1].double()
+            above = (score.logit(1e-12) + ABOVE).sigmoid().to(threshold)
+            threshold = above if rank <= count else torch.maximum(above, threshold)
+        self._image_threshold.copy_(threshold.clamp(*WITHIN))
+
+    def report(self) -> None:
+        """Say which image threshold was set and what is to be expected of it; warn if in vain."""
+        found, rate = self.false_alarms, self.false_alarm_rate
+        if found is None:
+            return
+        threshold = f"{float(self.image_threshold):.4g}"
+        if rate is None:
+            asked = "without a rate of false alarms; above it are"
+        else:
+            asked = f"for {rate:.2%} of false alarms; expect"
+        rank_zero_info(
+            f"AnoSeg's image threshold is {threshold}, set by {found.images} good images that "
+            f"training has not seen, {asked} {found}"
+        )
+        if rate is not None and found.images < (needed := images_needed(rate)):
+            rank_zero_warn(
+                f"a false-alarm rate of {rate:.2%} needs {needed} good images that training has "
+                f"not seen, and there are {found.images}: what can be promised is "
+                f"{1 / (found.images + 1):.2%}. The image threshold, {threshold}, is the higher of "
+                "the highest of their scores and of the threshold without a rate"
+            )
 
     @staticmethod
     def _normalize(

@@ -28,6 +28,7 @@ from openvino import opset13 as ops
 from PIL import Image
 
 from anomalib_anoseg.inference.command import infer as infer_here
+from anomalib_anoseg.inference.drift import Drift
 from anomalib_anoseg.inference.exported import ExportedModel
 from anomalib_anoseg.inference.frames import Frame
 from anomalib_anoseg.inference.parallel import in_order
@@ -307,7 +308,7 @@ def test_an_interruption_between_a_row_and_its_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The summary counts what the table says, with names that a table must quote."""
-    records = Records(tmp_path, True, True, HALF, {})
+    records = Records(tmp_path, True, True, HALF, {}, Drift([], 0.5))
     records.append(Row('a "b", c\n.png', "0.9", "defective", "4", "1 1 2 2"))
 
     def interrupted(*_: Any) -> None:

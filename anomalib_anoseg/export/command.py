@@ -1,9 +1,14 @@
 """Export a trained model, with other thresholds if asked for."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from anomalib_anoseg.utils.checks import require_within
+from anomalib_anoseg.utils.checks import (
+    require_not_negative,
+    require_share,
+    require_whole,
+    require_within,
+)
 
 if TYPE_CHECKING:
     from anomalib.data import AnomalibDataModule
@@ -15,12 +20,14 @@ def export(
     output: Path = Path("exported"),
     image_sensitivity: float | None = None,
     pixel_sensitivity: float | None = None,
+    false_alarm_rate: float | None = None,
+    smallest_defect: int | None = None,
     input_size: tuple[int, int] | None = None,
     compression_type: Literal["FP16", "INT8", "INT8_PTQ", "INT8_ACQ"] | None = None,
     data: Path | None = None,
     max_drop: float = 0.01,
 ) -> int:
-    """Export a checkpoint; sensitivities can be changed without another training.
+    """Export a checkpoint; its thresholds can be changed without data or another training.
 
     anomalib's own ``export`` takes them from the checkpoint, whatever ``--model.post_processor``
     says.
@@ -32,6 +39,10 @@ def export(
         image_sensitivity: Above 0.5 more images are called defective, (0, 1); scores are cut at
             1 minus this. By default what the checkpoint says.
         pixel_sensitivity: The same for pixels.
+        false_alarm_rate: Share of good images that may be called defective, (0, 1): sets the image
+            threshold anew, by the scores of good images in the checkpoint. Not beside
+            image_sensitivity.
+        smallest_defect: Pixels of an image; what infer leaves out by default.
         input_size: Fixed height and width of the images; left open by default.
         compression_type: Smaller weights, OpenVINO only. The last two need data.
         data: For INT8_PTQ and INT8_ACQ: a folder of good images, or a YAML file with class_path and
@@ -46,6 +57,14 @@ def export(
     }.items():  # fmt: skip
         if value is not None:
             require_within(name, value, 0, 1)
+    if false_alarm_rate is not None and image_sensitivity is not None:
+        msg = "false_alarm_rate and image_sensitivity both move the image threshold: give one"
+        raise ValueError(msg)
+    if false_alarm_rate is not None:
+        require_share("false_alarm_rate", false_alarm_rate)
+    if smallest_defect is not None:
+        require_whole("smallest_defect", smallest_defect)
+        require_not_negative("smallest_defect", smallest_defect)
     if compression_type is not None and export_type != "openvino":
         msg = f"compression_type is for openvino, got {compression_type} with {export_type}"
         raise ValueError(msg)
@@ -58,7 +77,13 @@ def export(
     from anomalib_anoseg.lightning_model import AnoSeg
 
     model = AnoSeg.load_from_checkpoint(ckpt_path, map_location="cpu").eval()
-    _set_sensitivities(model.post_processor, image_sensitivity, pixel_sensitivity)
+    settings = {
+        "image_sensitivity": image_sensitivity,
+        "pixel_sensitivity": pixel_sensitivity,
+        "false_alarm_rate": false_alarm_rate,
+        "smallest_defect": smallest_defect,
+    }
+    _change(model.post_processor, {k: v for k, v in settings.items() if v is not None})
     if export_type == "torch":
         path = model.to_torch(output)
     elif export_type == "onnx":
@@ -75,14 +100,29 @@ def export(
     return 0
 
 
-def _set_sensitivities(post_processor: object, image: float | None, pixel: float | None) -> None:
-    for name, value in (("image_sensitivity", image), ("pixel_sensitivity", pixel)):
-        if value is None:
-            continue
+def _change(post_processor: Any, settings: dict[str, Any]) -> None:
+    """Change settings of a post-processor, and the threshold that follows from them."""
+    for name, value in settings.items():
         if not hasattr(post_processor, name):
-            msg = f"{name} needs a post-processor, which this model was trained without"
+            msg = f"{name} needs a post-processor of AnoSeg, which this model was trained without"
             raise ValueError(msg)
         setattr(post_processor, name, value)
+    if "false_alarm_rate" in settings:
+        _set_rate(post_processor)
+    elif "image_sensitivity" in settings and hasattr(post_processor, "false_alarm_rate"):
+        post_processor.false_alarm_rate = None  # the threshold is moved, its promise ends
+
+
+def _set_rate(post_processor: Any) -> None:
+    if not len(post_processor.good_scores):
+        msg = (
+            "false_alarm_rate needs the scores of good images, and the checkpoint has none: train "
+            "with a data module of anomalib"
+        )
+        raise ValueError(msg)
+    post_processor.image_sensitivity = 0.5
+    post_processor.set_image_threshold()
+    post_processor.report()
 
 
 def datamodule(path: Path) -> "AnomalibDataModule":

@@ -75,8 +75,12 @@ class ExportMixin(AnomalibExportMixin):
 
         The ``rt_info`` of the model has a section "anoseg" with model, version, the size that the
         network sees, the data it was trained on, both thresholds as raw probabilities, and both
-        normalized thresholds: what the exported scores and maps are cut at. The ``metadata_props``
-        of an ONNX file say the same, as "anoseg.image_threshold" and so on.
+        normalized thresholds: what the exported scores and maps are cut at. ``good_scores`` are
+        those of the good images that set the thresholds, in order and in the units of the exported
+        score; ``false_alarm_rate`` is the share of good images that will be called defective,
+        ``false_alarm_interval`` the ends of its 90 % interval, and ``false_alarm_rate_asked`` what
+        the threshold was set for, if for a rate; ``smallest_defect`` is what infer leaves out. The
+        ``metadata_props`` of an ONNX file say the same, as "anoseg.image_threshold" and so on.
         """
         with complete_files(Path(export_root)) as part:
             path = super().to_openvino(part, *args, **kwargs)
@@ -94,6 +98,8 @@ class ExportMixin(AnomalibExportMixin):
         for name in THRESHOLDS:
             if hasattr(self.post_processor, name):
                 metadata[name] = f"{float(getattr(self.post_processor, name)):.8g}"
+        if hasattr(self.post_processor, "export_metadata"):  # anomalib's has none
+            metadata |= self.post_processor.export_metadata()
         return metadata
 
     def _compress_ov_model(

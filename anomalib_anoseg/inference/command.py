@@ -7,6 +7,7 @@ from typing import Literal
 
 from tqdm import tqdm
 
+from anomalib_anoseg.inference.drift import Drift
 from anomalib_anoseg.inference.parallel import in_order
 from anomalib_anoseg.inference.records import Records, readable
 from anomalib_anoseg.inference.segmenter import Segmenter
@@ -16,7 +17,8 @@ from anomalib_anoseg.inference.thresholds import Thresholds
 EPILOG = """results.csv has a row per image: file (of a TIFF with several pages name.tif#1,
 name.tif#2...), score in [0, 1], label (good or defective), defect_area in pixels, boxes ("left top
 width height", the largest first, ";" between them) and error. results.json says which model and
-thresholds were used, how many images were good, defective or had an error, and how the run ended.
+thresholds were used, how many images were good, defective or had an error, how the run ended, and
+drift: whether good parts score as they did when the thresholds were set.
 
 An image that cannot be read, judged or drawn is a row with an error, and the run goes on. Pictures
 of an earlier run in the same folder are removed; other files stay, and are never written over.
@@ -34,6 +36,7 @@ def infer(
     output: Path = Path("results/infer"),
     image_threshold: float | None = None,
     pixel_threshold: float | None = None,
+    smallest_defect: int | None = None,
     masks: bool = True,
     overlays: bool = True,
     device: str = "CPU",
@@ -48,6 +51,10 @@ def infer(
         output: Where results.csv, results.json, masks/ and overlays/ go.
         image_threshold: An image is defective above this score. Default: the model's own.
         pixel_threshold: A pixel of the map is defective above this. Default: the model's own.
+        smallest_defect: Pixels of the image that a connected region needs to count: smaller ones
+            are in no mask, box or area, and an image that has no other is good. Default: the
+            model's own, 0 if it has none, which also leaves an image defective whose score alone
+            is.
         masks: Write a mask per image, at the image's size.
         overlays: Write each image with its defects outlined.
         device: OpenVINO's name of a device: CPU, GPU, NPU, AUTO.
@@ -62,9 +69,17 @@ def infer(
     """
     source = open_source(input, output)
     segmenter = Segmenter(model, device, precision)
-    thresholds = segmenter.model.thresholds.overridden(image_threshold, pixel_threshold)
-    about = {"model_file": readable(str(model)), **segmenter.model.about, "input": readable(input)}
-    records = Records(output, masks, overlays, thresholds, about)
+    thresholds = segmenter.model.thresholds.overridden(
+        image_threshold, pixel_threshold, smallest_defect
+    )
+    about = {
+        "model_file": readable(str(model)),
+        **segmenter.model.about,
+        "input": readable(input),
+        "false_alarms": segmenter.model.false_alarms(thresholds.image),
+    }
+    drift = Drift(segmenter.model.good_scores, thresholds.image)
+    records = Records(output, masks, overlays, thresholds, about, drift)
     try:
         with closing(in_order(records.draw, segmenter(source))) as rows:
             for row in tqdm(rows, total=len(source) or None, unit="image"):
@@ -75,6 +90,8 @@ def infer(
     finally:
         records.close(sys.exc_info()[1])
     _report(records, thresholds, output)
+    if (found := drift.compare()) and str(found):
+        print(found)  # noqa: T201
     if source.missing:
         print(readable(source.missing), file=sys.stderr)  # noqa: T201
         return 3

@@ -8,6 +8,7 @@ import openvino as ov
 from openvino.preprocess import PrePostProcessor, ResizeAlgorithm
 
 from anomalib_anoseg.inference.thresholds import Thresholds
+from anomalib_anoseg.utils.false_alarms import judged_by
 from anomalib_anoseg.utils.signal_stack import kept_signal_stack
 
 OUTPUTS = {"pred_score", "pred_label", "anomaly_map"}
@@ -24,6 +25,11 @@ class ExportedModel:
     Raises:
         FileNotFoundError: If the file, or the .bin beside it, is missing.
         ValueError: If it cannot be read, or is no anomaly model with a map.
+
+    Attributes:
+        about: Model, version and data, as far as the file says them.
+        thresholds: Where it cuts, and the smallest defect that counts.
+        good_scores: Of the good images that set the thresholds, in order; empty if it says none.
     """
 
     def __init__(self, path: Path) -> None:
@@ -34,7 +40,33 @@ class ExportedModel:
         self.thresholds = Thresholds(
             float(_said(model, "normalized_image_threshold", _cut(model, "pred_label"))),
             float(_said(model, "normalized_pixel_threshold", _cut(model, "pred_mask"))),
+            int(_said(model, "smallest_defect", 0)),
         )
+        self.good_scores = [float(score) for score in str(_said(model, "good_scores", "")).split()]
+        self._asked, self._expected, self._interval = (
+            [float(value) for value in str(_said(model, name, "")).split()]
+            for name in ("false_alarm_rate_asked", "false_alarm_rate", "false_alarm_interval")
+        )
+
+    def false_alarms(self, image_threshold: float) -> dict[str, Any] | None:
+        """Return which share of good images is called defective, as results.json says it.
+
+        At the model's own threshold that is what the file says; at another one what the good images
+        say that set it. None if the file names none.
+        """
+        if not self.good_scores:
+            return None
+        if image_threshold == self.thresholds.image and self._expected:
+            expected, interval, asked = self._expected[0], self._interval, self._asked
+        else:
+            found = judged_by(self.good_scores, image_threshold)
+            expected, interval, asked = found.expected, [found.low, found.high], []
+        return {
+            "good_images": len(self.good_scores),
+            "asked": asked[0] if asked else None,
+            "expected": expected,
+            "interval": interval,
+        }
 
     def compile(self, kind: type, device: str, hints: dict[str, Any]) -> ov.CompiledModel:
         """Return the compiled model with an input of images (1, h, w, 3) of uint8 or float32."""

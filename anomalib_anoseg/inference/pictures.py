@@ -18,7 +18,8 @@ class Finding(NamedTuple):
     """The defects of one image.
 
     Attributes:
-        defective: The verdict on the image as a whole.
+        defective: The verdict on the image as a whole: its score is above the threshold and, if
+            there is a smallest defect, at least one region is as large.
         mask: (h, w) at the image's size, 255 where it is defective. Empty if the image is good.
         area: Defective pixels.
         boxes: Left, top, width, height in pixels of each connected defect, the largest first.
@@ -33,7 +34,10 @@ class Finding(NamedTuple):
 def find_defects(
     prediction: Prediction, height: int, width: int, thresholds: Thresholds
 ) -> Finding:
-    """Return the defects where the map, enlarged to the image, exceeds the threshold."""
+    """Return the defects where the map, enlarged to the image, exceeds the threshold.
+
+    Pixels that touch by a corner are of one region.
+    """
     if not prediction.score > thresholds.image:
         return Finding(False, np.zeros((height, width), np.uint8), 0, [])
     enlarged = cv2.resize(prediction.anomaly_map, (width, height))
@@ -41,13 +45,17 @@ def find_defects(
     # Most of an image is good: looking where it is not takes a twentieth of the time.
     left, top, width, height = cv2.boundingRect(mask)
     if width == 0:
-        return Finding(True, mask, 0, [])
+        return Finding(thresholds.smallest_defect == 0, mask, 0, [])
     part = mask[top : top + height, left : left + width]
-    _, _, regions, _ = cv2.connectedComponentsWithStats(part)
-    regions = regions[1:]  # the first is what is not defective
+    _, labels, regions, _ = cv2.connectedComponentsWithStats(part)
+    large = regions[:, cv2.CC_STAT_AREA] >= thresholds.smallest_defect
+    large[0] = False  # what is not defective
+    if not large[1:].all():
+        part[~large[labels]] = 0
+    regions = regions[large]
     regions = regions[np.argsort(-regions[:, cv2.CC_STAT_AREA], kind="stable")]
     boxes = [(int(x) + left, int(y) + top, int(w), int(h)) for x, y, w, h, _ in regions]
-    return Finding(True, mask, int(regions[:, cv2.CC_STAT_AREA].sum()), boxes)
+    return Finding(bool(boxes), mask, int(regions[:, cv2.CC_STAT_AREA].sum()), boxes)
 
 
 def outline(image: Pixels, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from anomalib_anoseg.inference.drift import Drift
 from anomalib_anoseg.inference.frames import Frame, reason
 from anomalib_anoseg.inference.journal import JOURNAL, Appended, entry, remove_earlier
 from anomalib_anoseg.inference.pictures import encode, find_defects, outline, overlay_suffix
@@ -29,7 +30,8 @@ class Row(NamedTuple):
     Attributes:
         file: Its name; bytes of it that are not UTF-8 are written as ``\udcXX``.
         score: How defective it is, in [0, 1].
-        label: ``good``, or ``defective`` if the score exceeds the image threshold.
+        label: ``good``, or ``defective`` if the score exceeds the image threshold and, where there
+            is a smallest defect, a region is as large.
         defect_area: Pixels of the image whose map exceeds the pixel threshold; 0 of a good one.
         boxes: ``left top width height`` of each defect in pixels, the largest first, with ``;``
             between them.
@@ -56,10 +58,11 @@ class Records:
         overlays: Write each image with its defects outlined, JPEG, or PNG if it is too large.
         thresholds: Above these an image and a pixel are defective.
         about: What results.json says beside the thresholds, the counts and how the run ended.
+        drift: Gets every score.
 
     Attributes:
         counts: Images by "good", "defective" and "errors"; one that was judged but not drawn counts
-            twice.
+            twice. Those "below_smallest_defect" are good for that reason alone.
         ended: How the run ended.
 
     Raises:
@@ -73,11 +76,12 @@ class Records:
         overlays: bool,
         thresholds: Thresholds,
         about: dict[str, Any],
+        drift: Drift,
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.ended = "running, or killed"
         self._folder, self._masks, self._overlays = folder, masks, overlays
-        self._thresholds, self._about = thresholds, about
+        self._thresholds, self._about, self._drift = thresholds, about, drift
         folder.mkdir(parents=True, exist_ok=True)
         remove_earlier(folder)
         self._journal = Appended(folder / JOURNAL)
@@ -93,6 +97,7 @@ class Records:
             self.ended = "interrupted" if isinstance(error, KeyboardInterrupt) else reason(error)
             # It may have come between a row and its count.
             self.counts = Counter()
+            self._drift.clear()
             with (self._folder / "results.csv").open(newline="", encoding="utf-8") as table:
                 for row in csv.DictReader(table):
                     self._count(Row(**row))
@@ -118,7 +123,8 @@ class Records:
             )
             finding = find_defects(prediction, height, width, self._thresholds)
             boxes = ";".join(" ".join(map(str, box)) for box in finding.boxes)
-            row = row._replace(defect_area=str(finding.area), boxes=boxes)
+            label = "defective" if finding.defective else "good"
+            row = row._replace(label=label, defect_area=str(finding.area), boxes=boxes)
             if self._masks:
                 self._write("masks", frame.name, ".png", finding.mask)
             if self._overlays:
@@ -139,6 +145,10 @@ class Records:
         self.counts.update([row.label] if row.label else [])
         self.counts.update(["errors"] if row.error else [])
         self.counts["images"] += 1
+        if row.score:
+            self._drift.add(float(row.score))
+            above = float(row.score) > self._thresholds.image
+            self.counts["below_smallest_defect"] += above and row.label == "good"
 
     def _write(self, kind: str, name: str, suffix: str, picture: NDArray[np.uint8]) -> None:
         relative = PurePosixPath(kind) / picture_name(name, suffix)
@@ -153,11 +163,14 @@ class Records:
             part.write_bytes(data)
 
     def _summarise(self) -> None:
-        names = ("images", "good", "defective", "errors")
+        names = ("images", "good", "defective", "errors", "below_smallest_defect")
+        drift = self._drift.compare()
         summary = self._about | {
             "image_threshold": self._thresholds.image,
             "pixel_threshold": self._thresholds.pixel,
+            "smallest_defect": self._thresholds.smallest_defect,
             **{name: self.counts[name] for name in names},
+            "drift": drift and drift._asdict(),
             "ended": readable(self.ended),
         }
         self._summary.seek(0)

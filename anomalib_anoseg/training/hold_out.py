@@ -9,6 +9,9 @@ from anomalib_anoseg.training.good_images import read_good_images
 from anomalib_anoseg.utils.shapes import Images
 
 SHARE, MOST = 0.1, 64  # of the training images; ours
+# The same where somebody wants more: training and the memory get what is left, and the images wait
+# in working memory.
+LARGEST_SHARE, LARGEST = 0.2, 256
 
 
 class HeldOut:
@@ -16,13 +19,15 @@ class HeldOut:
 
     Not the data module's validation images: by default these are its test images. Only if they were
     split off the training images (``val_split_mode`` "from_train" or "synthetic") their good ones
-    are used, and nothing is held out. The choice depends on the images' paths alone, so that a run
-    that is resumed keeps the same images out.
+    are used, at most 64, and nothing is held out. The choice depends on the images' paths alone, so
+    that a run that is resumed keeps the same images out.
 
     Args:
         datamodule: A data module that has been set up; its ``train_data`` is replaced.
         prepare: Applied to each image before it is kept: the pre-processor, so that large images
             do not fill the memory.
+        wanted: Images that a false-alarm rate asks for; for these up to a fifth are held out, at
+            most 256.
 
     Attributes:
         images: What prepare made of the images in [0, 1] of the data module, (1, c, h, w) each. A
@@ -30,18 +35,21 @@ class HeldOut:
     """
 
     def __init__(
-        self, datamodule: AnomalibDataModule, prepare: Callable[[Images], Images] | None
+        self,
+        datamodule: AnomalibDataModule,
+        prepare: Callable[[Images], Images] | None,
+        wanted: int = 0,
     ) -> None:
         self._datamodule = datamodule
         self._training = remaining = datamodule.train_data
         if datamodule.val_split_mode in (ValSplitMode.FROM_TRAIN, ValSplitMode.SYNTHETIC):
             source = datamodule.val_data
             good = (source.samples.label_index == LabelName.NORMAL).to_numpy().nonzero()[0].tolist()
-            chosen = _spread(good)
+            chosen = _spread(good, max(MOST, min(wanted, LARGEST)))
         else:
             source = self._training
             everything = range(len(source))
-            chosen = _spread(everything)
+            chosen = _spread(everything, _count(len(everything), wanted))
             others = sorted(set(everything) - set(chosen))
             remaining = source.subsample(others) if others else source
         # The tiled ensemble's collate_fn resizes; it has none of the data set's own.
@@ -54,7 +62,12 @@ class HeldOut:
         self._datamodule.train_data = self._training
 
 
-def _spread(indices: "range | list[int]") -> list[int]:
-    """Return a share of the indices, evenly spread over them."""
-    count = max(1, min(MOST, round(SHARE * len(indices))))
+def _count(images: int, wanted: int) -> int:
+    usual = min(MOST, round(SHARE * images))
+    return max(1, usual, min(wanted, LARGEST, int(LARGEST_SHARE * images)))
+
+
+def _spread(indices: "range | list[int]", count: int) -> list[int]:
+    """Return so many of the indices, or all, evenly spread over them."""
+    count = min(count, len(indices))
     return [indices[(2 * k + 1) * len(indices) // (2 * count)] for k in range(count)]

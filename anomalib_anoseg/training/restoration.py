@@ -129,8 +129,11 @@ def name_what_export_forgets(model: Any) -> None:
         ours, theirs = _comparable(getattr(given, name), _settings(getattr(model, name)))
         found += contradictions(ours, theirs, _settings(default), f"{name}.")
     warn(found)
-    if any("sensitivity" in entry.name for entry in found):
-        logger.warning("anomalib-anoseg export --image_sensitivity, --pixel_sensitivity change it")
+    if any(entry.name.startswith("post_processor.") for entry in found):
+        logger.warning(
+            "anomalib-anoseg export has --image_sensitivity, --pixel_sensitivity, "
+            "--false_alarm_rate and --smallest_defect, which change it"
+        )
 
 
 def kind_of(component: object) -> str | None:

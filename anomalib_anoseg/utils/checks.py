@@ -13,6 +13,12 @@ def require_within(name: str, value: float, lowest: float, highest: float) -> No
         _refuse(name, f"satisfy {lowest} <= {name} <= {highest}", value)
 
 
+def require_share(name: str, value: float) -> None:
+    """Refuse what does not lie between 0 and 1, both themselves, NaN, and what is no number."""
+    if not (_is_number(value) and 0 < value < 1):
+        _refuse(name, f"satisfy 0 < {name} < 1", value)
+
+
 def require_range(name: str, value: Sequence[float], lowest: float, highest: float) -> None:
     """Refuse what is not a pair of numbers in order and within bounds."""
     if not (_are_numbers(value, 2) and lowest <= value[0] <= value[1] <= highest):

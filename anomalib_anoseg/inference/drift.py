@@ -1,0 +1,114 @@
+"""Whether good parts look as they did when the thresholds were set.
+
+A camera that moved, a lamp that ages and parts of another batch raise the scores of good parts
+long before the first is called defective. A stream also holds defective parts, nobody knows how
+many, so only images below the image threshold are compared, with good scores below it.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from statistics import median
+from typing import Literal, NamedTuple
+
+LATEST = 1000  # images that are remembered; drift is about now
+LEAST = 10  # images without which nothing is said
+# Both must hold: many images make every difference significant, and few images differ by chance.
+# Twenty good bottles of MVTec's test set, photographed apart from the training set, score half
+# their usual scatter higher than it; with 10 % more red it is three halves.
+P_VALUE = 0.01
+SCATTERS = 1.0
+
+Verdict = Literal["unchanged", "changed", "unclear", "too few images"]
+
+
+class Comparison(NamedTuple):
+    """What comparing the images that were judged with the good ones of the training gave.
+
+    Attributes:
+        verdict: "unclear" where so many are called defective that good ones are too few to compare.
+        images: Images below the threshold that were compared.
+        good_images: Good images they were compared with.
+        p_value: That good parts score no higher than then, by Mann and Whitney's test, one-sided;
+            None without images.
+        shift: How much higher the median is now, in units of the score.
+        usual_scatter: Between the 5th and the 95th percentile of the good images then.
+        defective: Share of the images that are above the threshold.
+    """
+
+    verdict: Verdict
+    images: int
+    good_images: int
+    p_value: float | None
+    shift: float | None
+    usual_scatter: float
+    defective: float
+
+    def __str__(self) -> str:
+        """Return a line for who runs the camera, empty where nothing has changed."""
+        if self.verdict == "changed":
+            return (
+                f"drift: images called good score {self.shift:.2f} higher than good ones did when "
+                f"the thresholds were set, where a scatter of {self.usual_scatter:.2f} is usual "
+                f"(p = {self.p_value:.1g}): look at camera, lamp and parts"
+            )
+        if self.verdict == "unclear":
+            return (
+                f"{self.defective:.0%} of the images are called defective: if most of these parts "
+                "are good, camera, lamp or parts have changed since the thresholds were set"
+            )
+        return ""
+
+
+class Drift:
+    """Compares the latest scores with those of the good images that set the thresholds.
+
+    Args:
+        good_scores: In the units of the scores to come; without any nothing is compared.
+        threshold: Above it an image is called defective.
+    """
+
+    def __init__(self, good_scores: Sequence[float], threshold: float) -> None:
+        self._threshold = threshold
+        self._good = sorted(score for score in good_scores if score <= threshold)
+        self._latest: deque[float] = deque(maxlen=LATEST)
+
+    def add(self, score: float) -> None:
+        """Take the score of an image."""
+        self._latest.append(score)
+
+    def clear(self) -> None:
+        """Forget all images."""
+        self._latest.clear()
+
+    def compare(self) -> Comparison | None:
+        """Return what the latest images show; None without any, good scores of the model or scipy.
+
+        An installation for this command alone may do without scipy.
+        """
+        if not self._good or not self._latest:
+            return None
+        try:
+            from scipy.stats import mannwhitneyu
+        except ImportError:
+            return None
+        now = [score for score in self._latest if score <= self._threshold]
+        scatter = self._quantile(0.95) - self._quantile(0.05)
+        defective = 1 - len(now) / max(1, len(self._latest))
+        verdict: Verdict = "unchanged"
+        shift = p_value = None
+        if now:
+            shift = median(now) - median(self._good)
+            p_value = float(mannwhitneyu(now, self._good, alternative="greater").pvalue)
+            if p_value < P_VALUE and shift > SCATTERS * scatter and len(now) >= LEAST:
+                verdict = "changed"
+        if len(self._latest) < LEAST:
+            verdict = "too few images"
+        elif verdict == "unchanged" and defective > 0.5:
+            verdict = "unclear"
+        return Comparison(verdict, len(now), len(self._good), p_value, shift, scatter, defective)
+
+    def _quantile(self, share: float) -> float:
+        place = share * (len(self._good) - 1)
+        low = int(place)
+        high = min(low + 1, len(self._good) - 1)
+        return self._good[low] + (place - low) * (self._good[high] - self._good[low])

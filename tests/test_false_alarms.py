@@ -1,0 +1,258 @@
+"""False-alarm rates.
+
+Oracles: values by hand, simulated scores, scipy's Beta law and exact binomial interval, and what
+the exported model itself labels.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+import pytest
+import torch
+from anomalib.data import InferenceBatch
+from conftest import photographs, segmenter
+from scipy.stats import beta, binomtest
+from test_export_command import save
+from test_post_processor import Model, module, paths, train
+from torch import Tensor
+from torchvision.utils import save_image
+
+from anomalib_anoseg import AnoSeg, PostProcessor
+from anomalib_anoseg.export.command import export
+from anomalib_anoseg.post_processor import ABOVE
+from anomalib_anoseg.training.hold_out import LARGEST, HeldOut
+from anomalib_anoseg.utils.false_alarms import (
+    conformal_rank,
+    images_needed,
+    judged_by,
+    promised,
+    seen,
+)
+
+
+@pytest.mark.parametrize(
+    ("images", "rate", "rank"),
+    [
+        (99, 0.01, 99), (98, 0.01, 99), (19, 0.05, 19), (18, 0.05, 19), (100, 0.05, 96),
+        (9, 0.1, 9), (1, 0.5, 1), (1, 0.4, 2), (1, 0.999, 1), (39, 0.05, 38), (29, 0.1, 27),
+    ],
+)  # fmt: skip
+def test_rank_by_hand(images: int, rate: float, rank: int) -> None:
+    """ceil((n + 1)(1 - rate)); one more than there are where the rate cannot be kept."""
+    assert conformal_rank(images, rate) == rank
+
+
+@pytest.mark.parametrize("rate", [0.9, 0.5, 0.1, 0.05, 0.03, 0.01, 0.001])
+def test_images_needed_are_the_fewest(rate: float) -> None:
+    needed = images_needed(rate)
+    assert conformal_rank(needed, rate) <= needed
+    assert needed == 1 or conformal_rank(needed - 1, rate) == needed
+
+
+@pytest.mark.parametrize(("images", "rank"), [(1, 1), (3, 3), (99, 99), (64, 60), (10, 1)])
+def test_what_is_promised_is_vovks_law(images: int, rank: int) -> None:
+    found = promised(images, rank)
+    law = beta(images + 1 - rank, rank)
+    assert found.expected == pytest.approx(law.mean())
+    assert (found.low, found.high) == pytest.approx(law.interval(0.9))
+
+
+@pytest.mark.parametrize(("images", "above"), [(1, 0), (1, 1), (3, 0), (20, 1), (64, 64)])
+def test_what_was_seen_is_clopper_and_pearsons(images: int, above: int) -> None:
+    found = seen(images, above)
+    expected = binomtest(above, images).proportion_ci(0.9, method="exact")
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert found.expected == above / images
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize(("images", "rate"), [(99, 0.01), (20, 0.05), (64, 0.1)])
+def test_the_rate_is_kept_by_simulation(images: int, rate: float, ties: bool) -> None:
+    """20,000 sets of exchangeable scores: the mean rate and its interval are those stated."""
+    draws = np.random.default_rng(0).random((20_000, images + 1))
+    if ties:
+        draws = np.floor(5 * draws)
+    rank = conformal_rank(images, rate)
+    threshold = np.sort(draws[:, :-1])[:, rank - 1]
+    mean = (draws[:, -1] > threshold).mean()
+    stated = promised(images, rank)
+    assert stated.expected <= rate
+    assert mean <= stated.expected + 0.005
+    if not ties:
+        assert mean == pytest.approx(stated.expected, abs=0.005)
+        reached = 1 - threshold  # of uniform scores, the true rate above each threshold
+        assert ((stated.low <= reached) & (reached <= stated.high)).mean() == pytest.approx(
+            0.9, abs=0.01
+        )
+
+
+def test_any_threshold_is_judged_by_good_scores() -> None:
+    assert judged_by([0.1, 0.5, 0.6, 0.7], 0.5) == seen(4, 2)  # above, not at it
+
+
+def with_scores(scores: list[float], usual: float = 0.6, **arguments: Any) -> PostProcessor:
+    made = PostProcessor(**arguments)
+    made.good_scores = torch.tensor(scores).sort().values
+    made.usual_threshold.fill_(usual)
+    made.set_image_threshold()
+    return made.eval()
+
+
+def verdicts(post_processor: PostProcessor, scores: Tensor) -> Tensor:
+    answer = InferenceBatch(pred_score=scores, anomaly_map=scores[:, None, None])
+    return post_processor(answer).pred_label
+
+
+def test_the_threshold_is_an_order_statistic_of_good_images() -> None:
+    """Of 19 scores the 18th keeps 0.1; the 19th is defective, and equal ones are all good."""
+    made = with_scores([k / 100 for k in range(1, 20)], false_alarm_rate=0.1)
+    assert float(made.image_threshold) == pytest.approx(0.18, rel=2 * ABOVE)
+    assert made.false_alarms == promised(19, 18)
+    assert verdicts(made, made.good_scores).tolist() == [False] * 18 + [True]
+    tied = with_scores([0.1] * 12 + [0.2] * 7, false_alarm_rate=0.1)
+    rounded = tied.good_scores + 1e-6  # as another runtime gives it
+    assert not verdicts(tied, rounded).any()
+    assert tied.false_alarms == promised(19, 18)
+
+
+@pytest.mark.parametrize("usual", [0.02, 0.6])
+def test_too_few_images_keep_what_can_be_promised(usual: float) -> None:
+    """The higher of the highest good score and of the threshold without a rate; 1 / (n + 1)."""
+    made = with_scores([0.1, 0.2, 0.3], usual, false_alarm_rate=0.01)
+    assert float(made.image_threshold) == pytest.approx(max(0.3, usual), rel=2 * ABOVE)
+    assert made.false_alarms == promised(3, 3)
+    with pytest.warns(UserWarning, match=r"1.00% needs 99 good .* are 3: .* promised is 25.00%"):
+        made.report()
+
+
+def test_one_image_promises_one_half() -> None:
+    made = with_scores([0.3], 0.2, false_alarm_rate=0.5)
+    assert made.false_alarms == (1, 0.5, pytest.approx(0.05), pytest.approx(0.95))
+    assert float(made.image_threshold) == pytest.approx(0.3, rel=2 * ABOVE)
+
+
+def test_scores_at_the_end_of_the_scale_promise_nothing() -> None:
+    """A threshold stays below 1, so that images with this score are defective, and it says so."""
+    made = with_scores([1.0] * 30, false_alarm_rate=0.1)
+    assert verdicts(made, made.good_scores).all()
+    assert made.false_alarms == (30, 1.0, 0.0, 1.0)
+
+
+def test_without_a_rate_what_was_seen_is_said() -> None:
+    made = with_scores([0.1, 0.2, 0.7], 0.6)
+    assert float(made.image_threshold) == pytest.approx(0.6)
+    assert made.false_alarms == seen(3, 1)
+    made.image_sensitivity = 0.95
+    assert made.false_alarms == seen(3, 3)  # at 0.05 of the scale: below all of them
+    assert PostProcessor().false_alarms is None
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, 1.5, float("nan"), "0.01"])
+def test_a_rate_lies_between_0_and_1(rate: Any) -> None:
+    with pytest.raises(ValueError, match="false_alarm_rate must satisfy 0 < false_alarm_rate < 1"):
+        PostProcessor(false_alarm_rate=rate)
+
+
+def test_arguments_that_contradict_or_make_no_sense() -> None:
+    with pytest.raises(ValueError, match="both move the image threshold"):
+        PostProcessor(false_alarm_rate=0.1, image_sensitivity=0.6)
+    with pytest.raises(ValueError, match=r"smallest_defect must be .*at least 0, got -1"):
+        PostProcessor(smallest_defect=-1)
+    with pytest.raises(ValueError, match=r"smallest_defect must be whole"):
+        PostProcessor(smallest_defect=1.5)  # type: ignore[arg-type]
+
+
+def test_fit_keeps_the_scores_of_good_images_in_order() -> None:
+    images = [torch.full((1, 3, 96, 96), 0.2 + 0.02 * k) for k in (3, 1, 2)]
+    model, made = Model(), PostProcessor(false_alarm_rate=0.25)
+    made.fit(model, images)
+    # The highest of the map 0.1 + |x - 0.2| / 2, in order: three images keep a quarter.
+    assert made.good_scores.tolist() == pytest.approx([0.11, 0.12, 0.13])
+    assert float(made.image_threshold) == pytest.approx(0.13, rel=2 * ABOVE)
+    assert made.normalized_good_scores.tolist() == pytest.approx(
+        [0.5 * k / made.image_threshold for k in (0.11, 0.12, 0.13)]
+    )
+    usual = PostProcessor()
+    usual.fit(model, images)
+    assert usual.image_threshold == made.usual_threshold == usual.usual_threshold
+
+
+def folder_of(count: int, root: Path) -> Path:
+    (root / "good").mkdir()
+    for index, image in enumerate(photographs(count, height=48, width=48)):
+        save_image(image, root / f"good/{index:03}.png")
+    return root / "good"
+
+
+def test_more_images_are_held_out_where_a_rate_needs_them(tmp_path: Path) -> None:
+    data = module(folder_of(40, tmp_path), test_split_mode="none", val_split_mode="none")
+    data.setup()
+    counts = {}
+    for wanted in (0, 3, 6, 99):
+        held_out = HeldOut(data, torch.clone, wanted)
+        counts[wanted] = len(held_out.images)
+        assert len(data.train_data) + counts[wanted] == 40
+        held_out.release()
+    assert counts == {0: 4, 3: 4, 6: 6, 99: 8}
+    assert LARGEST > 99  # one in a hundred can be promised
+
+
+def test_images_split_off_for_validation_are_all_used(tmp_path: Path) -> None:
+    good = folder_of(40, tmp_path)
+    data = module(good, test_split_mode="none", val_split_mode="from_train", val_split_ratio=0.5)
+    data.setup()
+    kept = paths(data.train_data)
+    assert len(HeldOut(data, torch.clone).images) == 20
+    assert paths(data.train_data) == kept
+
+
+@pytest.mark.slow
+def test_from_training_to_every_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A rate goes from the constructor to checkpoint, test, export and rt_info; and to another."""
+    data = module(folder_of(40, tmp_path), test_split_mode="none", val_split_mode="none")
+    post_processor = PostProcessor(false_alarm_rate=0.2, smallest_defect=7)
+    model = segmenter(seed=1, post_processor=post_processor)
+    engine = train(model, data, tmp_path, max_epochs=1)
+    path = Path(engine.trainer.checkpoint_callback.best_model_path)
+    saved: Any = AnoSeg.load_from_checkpoint(path).post_processor
+    assert (saved.false_alarm_rate, saved.smallest_defect) == (0.2, 7)
+    assert saved.state_dict().keys() == post_processor.state_dict().keys()
+    for name, value in saved.state_dict().items():
+        torch.testing.assert_close(value, post_processor.state_dict()[name])
+    assert len(saved.good_scores) == 4  # that keep 0.2
+    fresh = segmenter(post_processor=PostProcessor())  # a checkpoint alone is enough
+    engine.predict(fresh, dataset=data.train_data, ckpt_path=path, return_predictions=False)
+    assert fresh.post_processor.false_alarm_rate == 0.2
+
+    def said(**options: Any) -> dict[str, Any]:
+        capsys.readouterr()
+        assert export(path, output=tmp_path / "out", **options) == 0
+        file = capsys.readouterr().out.strip().splitlines()[-1]
+        return ov.Core().read_model(file).get_rt_info(["anoseg"]).value
+
+    first = {name: value.value for name, value in said(input_size=(64, 64)).items()}
+    scores = [float(score) for score in first["good_scores"].split()]
+    assert scores == sorted(scores)
+    assert max(scores) == pytest.approx(0.5, abs=2 * ABOVE)
+    assert (first["false_alarm_rate_asked"], first["smallest_defect"]) == ("0.2", "7")
+    assert float(first["false_alarm_rate"]) == pytest.approx(promised(4, 4).expected)
+    other = said(input_size=(64, 64), false_alarm_rate=0.5, smallest_defect=0)
+    other = {name: value.value for name, value in other.items()}
+    # ceil(5 * 0.5) = 3 of four scores keep one half: the fourth is above the threshold now.
+    assert float(other["false_alarm_rate"]) == pytest.approx(promised(4, 3).expected)
+    assert (other["false_alarm_rate_asked"], other["smallest_defect"]) == ("0.5", "0")
+    moved = [float(score) > 0.5 for score in other["good_scores"].split()]
+    assert moved == [False, False, False, True]
+    assert float(other["image_threshold"]) < float(first["image_threshold"])
+
+
+def test_export_names_what_it_lacks(tmp_path: Path) -> None:
+    path = save(segmenter(seed=0), tmp_path / "model.ckpt")
+    with pytest.raises(ValueError, match="the checkpoint has none: train with a data module"):
+        export(path, output=tmp_path, false_alarm_rate=0.1)
+    with pytest.raises(ValueError, match=r"0 < false_alarm_rate < 1, got 1\.0"):
+        export(path, output=tmp_path, false_alarm_rate=1.0)
+    with pytest.raises(ValueError, match="both move the image threshold: give one"):
+        export(path, output=tmp_path, false_alarm_rate=0.1, image_sensitivity=0.6)
