@@ -15,6 +15,7 @@ from torch.nn.functional import interpolate
 
 from anomalib_anoseg.anomaly_generator import AnomalyGenerator
 from anomalib_anoseg.evaluation.metrics import IoUMax
+from anomalib_anoseg.torch_model import image_score
 from anomalib_anoseg.training.hold_out import HeldOut
 from anomalib_anoseg.utils.checks import require_not_negative, require_share, require_whole
 from anomalib_anoseg.utils.false_alarms import (
@@ -75,7 +76,8 @@ class PostProcessor(AnomalibPostProcessor):
             of the network's size, where these pixels are not known, and leave nothing out.
 
     Attributes:
-        good_scores: Raw scores of the good images that set the thresholds, in order, (n,).
+        good_scores: Raw scores of the good images that set the thresholds, in order, (n,); each as
+            if this image had not been among those that standardise the decision.
         usual_threshold: The image threshold without a rate.
 
     Raises:
@@ -267,8 +269,13 @@ class PostProcessor(AnomalibPostProcessor):
 
         with own_seed(0):  # always the same anomalies; training's random numbers are left alone
             batches = torch.split(normal.to(module.device), BATCH)
+            left_out = None
             if remembers:
-                module.model.decision.fit([module.model.witnesses(batch) for batch in batches])
+                said = [module.model.witnesses(batch) for batch in batches]
+                module.model.decision.fit(said)
+                if module.model.detector is None:
+                    left_out = [image_score(one) for one in module.model.decision.left_out(said)]
+                del said
             for batch in batches:
                 nothing = torch.zeros_like(batch[:, :1])
                 look(batch, nothing, 0)
@@ -281,7 +288,9 @@ class PostProcessor(AnomalibPostProcessor):
         rule = halfway if remembers else separate
         # Strictly between 0 and 1, also for a map that tells nothing: both sides need a length.
         self.usual_threshold.copy_(rule(good, bad).clamp(*WITHIN))
-        self.good_scores = good.sort().values.to(self.usual_threshold)
+        # The decision was standardised by these images themselves.
+        unseen = good if left_out is None else torch.cat(left_out)
+        self.good_scores = unseen.sort().values.to(self.usual_threshold)
         self.set_image_threshold()
         # A decision standardised by good images has a threshold of its own.
         pixel_threshold = torch.tensor(0.5) if remembers else best.threshold()
@@ -292,7 +301,7 @@ class PostProcessor(AnomalibPostProcessor):
         threshold, count = self.usual_threshold, len(self.good_scores)
         if self.false_alarm_rate is not None and count:
             rank = conformal_rank(count, self.false_alarm_rate)
-            score = self.good_scores[min(rank, count) - 1].double()
+            score = self.good_scores[min(rank, count) - 1].cpu().double()
             above = (score.logit(1e-12) + ABOVE).sigmoid().to(threshold)
             threshold = above if rank <= count else torch.maximum(above, threshold)
         self._image_threshold.copy_(threshold.clamp(*WITHIN))

@@ -139,3 +139,18 @@ def test_no_defect_hides_another() -> None:
     """Oracle: e * sqrt(e / PLAINEST) = ANOMALOUS, solved by hand."""
     enough = (ANOMALOUS**2 * PLAINEST) ** (1 / 3)
     assert beside(1e5, 1.01 * enough, pixels=3) > ANOMALOUS
+
+
+@pytest.mark.parametrize("sizes", [(1,), (1, 1), (2, 2, 1)])
+def test_an_image_left_out_is_judged_by_the_others(sizes: tuple[int, ...]) -> None:
+    """Oracle: fitting anew for each image."""
+    batches = [list(3 * torch.randn(3, size, 40, 56) - 7) for size in sizes]
+    images = [
+        [kind[k : k + 1] for kind in batch] for batch in batches for k in range(len(batch[0]))
+    ]
+    maps = torch.cat([*Decision().left_out(batches)])
+    assert len(maps) == sum(sizes)
+    for index, image in enumerate(images):
+        slow = Decision()
+        slow.fit(images[:index] + images[index + 1 :] or images)
+        torch.testing.assert_close(maps[index], slow(*image)[0], rtol=1e-4, atol=1e-4)

@@ -7,6 +7,8 @@ many, so only images below the image threshold are compared, with good scores be
 
 from collections import deque
 from collections.abc import Sequence
+from importlib.util import find_spec
+from math import comb
 from statistics import median
 from typing import Literal, NamedTuple
 
@@ -15,7 +17,7 @@ LEAST = 10  # images without which nothing is said
 # Both must hold: many images make every difference significant, and few images differ by chance.
 # Twenty good bottles of MVTec's test set, photographed apart from the training set, score half
 # their usual scatter higher than it; with 10 % more red it is three halves.
-P_VALUE = 0.01
+P_VALUE = 0.001
 SCATTERS = 1.0
 
 Verdict = Literal["unchanged", "changed", "unclear", "too few images"]
@@ -25,7 +27,8 @@ class Comparison(NamedTuple):
     """What comparing the images that were judged with the good ones of the training gave.
 
     Attributes:
-        verdict: "unclear" where so many are called defective that good ones are too few to compare.
+        verdict: "unclear" where most images are called defective, so that nobody knows whether they
+            are; "too few images", judged or good, for any change to show.
         images: Images below the threshold that were compared.
         good_images: Good images they were compared with.
         p_value: That good parts score no higher than then, by Mann and Whitney's test, one-sided;
@@ -87,23 +90,19 @@ class Drift:
         """
         if not self._good or not self._latest:
             return None
-        try:
-            from scipy.stats import mannwhitneyu
-        except ImportError:
+        if find_spec("scipy") is None:
             return None
         now = [score for score in self._latest if score <= self._threshold]
         scatter = self._quantile(0.95) - self._quantile(0.05)
         defective = 1 - len(now) / max(1, len(self._latest))
-        verdict: Verdict = "unchanged"
-        shift = p_value = None
-        if now:
-            shift = median(now) - median(self._good)
-            p_value = float(mannwhitneyu(now, self._good, alternative="greater").pvalue)
-            if p_value < P_VALUE and shift > SCATTERS * scatter and len(now) >= LEAST:
-                verdict = "changed"
-        if len(self._latest) < LEAST:
-            verdict = "too few images"
-        elif verdict == "unchanged" and defective > 0.5:
+        shift = median(now) - median(self._good) if now else None
+        p_value = _p_value(now, self._good) if now else None
+        # With fewer the test cannot find anything: its least value is one order of them among all.
+        enough = len(now) >= LEAST and P_VALUE * comb(len(now) + len(self._good), len(now)) >= 1
+        verdict: Verdict = "unchanged" if enough else "too few images"
+        if enough and (p_value or 0) < P_VALUE and (shift or 0) > SCATTERS * scatter:
+            verdict = "changed"
+        elif defective > 0.5 and len(self._latest) >= LEAST:
             verdict = "unclear"
         return Comparison(verdict, len(now), len(self._good), p_value, shift, scatter, defective)
 
@@ -112,3 +111,9 @@ class Drift:
         low = int(place)
         high = min(low + 1, len(self._good) - 1)
         return self._good[low] + (place - low) * (self._good[high] - self._good[low])
+
+
+def _p_value(now: list[float], good: list[float]) -> float:
+    from scipy.stats import mannwhitneyu  # takes a second to import
+
+    return float(mannwhitneyu(now, good, alternative="greater").pvalue)

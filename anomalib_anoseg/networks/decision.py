@@ -1,6 +1,6 @@
 """One map of several witnesses: what was drawn from pixels, read from the memory, and measured."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ ANOMALOUS = 25.0
 # Chosen by test figures of bottle, demo, two papers and tiles.
 BEHIND = 15.0
 PLAINEST = 60.0
+LEAST_STD = 0.1  # a witness that says the same of all good pixels is no surer than most
 CELL, CELLS = 8, 5  # nearby is within so many cells of so many pixels
 
 
@@ -49,9 +50,12 @@ class Decision(nn.Module):
 
     def forward(self, *witnesses: Tensor) -> Masks:
         """Return the anomaly map, (b, 1, h, w) in [0, 1), from what each says, (b, h, w)."""
+        return self._decide(witnesses, self.mean, self.std)
+
+    def _decide(self, witnesses: Sequence[Tensor], means: Tensor, stds: Tensor) -> Masks:
         drawn, read, distance = (
             ((said.float() - mean) / std).clamp(min=0)
-            for said, mean, std in zip(witnesses, self.mean, self.std, strict=True)
+            for said, mean, std in zip(witnesses, means, stds, strict=True)
         )
         # The root of distance + ROOT_FROM, less that of ROOT_FROM.
         root = distance / ((distance + ROOT_FROM).sqrt() + ROOT_FROM**0.5)
@@ -64,8 +68,33 @@ class Decision(nn.Module):
         for index, said in enumerate(zip(*batches, strict=True)):
             values = torch.cat([one.float().flatten() for one in said])
             self.mean[index] = values.mean()
-            # A witness that says the same of all good pixels is no surer than most.
-            self.std[index] = values.std().clamp(min=0.1)
+            self.std[index] = values.std().clamp(min=LEAST_STD)
+
+    def left_out(self, batches: Sequence[Sequence[Tensor]]) -> Iterator[Masks]:
+        """Yield the maps that good images would have had they not been among those of ``fit``.
+
+        Each is standardised by all others, so that its score is that of an image not seen before:
+        an odd image is less odd among those that it belongs to. A single one has no others.
+
+        Args:
+            batches: As for ``fit``.
+        """
+        # The mean of each image's values and of their squares, (witnesses, images, 2).
+        kinds = zip(*batches, strict=True)
+        each = torch.stack([torch.cat([_moments(one) for one in said]) for said in kinds])
+        count = each.shape[1]
+        others = (each.sum(1, keepdim=True) - each) / (count - 1) if count > 1 else each
+        means, squares = others.unbind(-1)
+        stds = (squares - means.square()).clamp(min=LEAST_STD**2).sqrt().to(self.std)
+        means, first = means.to(self.mean), 0
+        for batch in batches:
+            these = slice(first, first := first + len(batch[0]))
+            yield self._decide(batch, means[:, these, None, None], stds[:, these, None, None])
+
+
+def _moments(said: Tensor) -> Tensor:
+    variance, mean = (one.cpu().double() for one in torch.var_mean(said.float(), (1, 2)))
+    return torch.stack([mean, variance + mean.square()], 1)
 
 
 def _without_halo(evidence: Tensor) -> Tensor:

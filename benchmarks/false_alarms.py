@@ -1,0 +1,166 @@
+"""How often good images are called defective, against what the post-processor states.
+
+Usage: python benchmarks/false_alarms.py --root DATASETS --categories tile [--runs RUNS]
+From the newest checkpoint of each category that accuracy.py left. Good images that training has not
+seen, those held out and those of the test set, are split at random into some that set the threshold
+and some that are judged, 50 times: what is stated holds for these, because nothing tells the two
+apart. Then the held-out ones alone set it, as in a training, and the test set is judged: there the
+statement also depends on whether test images are like training images. Writes
+results/bench/false_alarms.json.
+"""
+
+import argparse
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+from accuracy import about
+from anomalib.data import MVTecAD
+from anomalib.data.utils import LabelName
+from side_by_side import save
+from torch import Tensor
+
+from anomalib_anoseg import AnoSeg, PostProcessor
+from anomalib_anoseg.torch_model import image_score
+from anomalib_anoseg.training.good_images import read_good_images
+from anomalib_anoseg.training.hold_out import HeldOut
+from anomalib_anoseg.utils.seeds import own_seed
+
+SPLITS = 50
+RATES = (0.01, 0.05, 0.1)
+
+
+def main() -> None:
+    """Measure each category and print two tables."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--root", type=Path, required=True, help="folder of the categories")
+    parser.add_argument("--runs", type=Path, default=Path("results/accuracy/runs"))
+    parser.add_argument("--categories", nargs="+", required=True)
+    arguments = parser.parse_args()
+    found = {c: measure(arguments, c) for c in arguments.categories}
+    print(splits_table(found), test_table(found), sep="\n\n")
+    save("false_alarms", found)
+
+
+def measure(arguments: argparse.Namespace, category: str) -> dict[str, Any]:
+    """Return the figures of one category."""
+    pattern = f"AnoSeg/*/{category}/v*/weights/lightning/model.ckpt"
+    path = max(arguments.runs.glob(pattern), key=lambda file: file.stat().st_mtime)
+    model = AnoSeg.load_from_checkpoint(path, map_location="cpu").eval()
+    data = MVTecAD(arguments.root, category, num_workers=0)
+    data.setup()
+    held_out = HeldOut(data, model.pre_processor).images
+    test: Any = data.test_data
+    is_good = (test.samples.label_index == LabelName.NORMAL).to_numpy()
+
+    def images(chosen: Any) -> Any:
+        indices = chosen.nonzero()[0].tolist()
+        return (image for image, _ in read_good_images(test, indices, model.pre_processor))
+
+    with torch.no_grad():
+        post_processor = PostProcessor()
+        post_processor.fit(model, held_out)
+        said = [model.model.witnesses(image) for image in held_out]
+        count = len(said)
+        said += [model.model.witnesses(image) for image in images(is_good)]
+        defective = scores(model, [model.model.witnesses(image) for image in images(~is_good)])
+        judged = judge(post_processor, scores(model, said[count:]), defective)
+        return {
+            **about(model.seed or 0),
+            "steps": torch.load(path, map_location="cpu", weights_only=True)["global_step"],
+            "size": model.pre_processor.transform.size,
+            "held_out": count,
+            "unseen": len(said),
+            "splits": splits(model, said),
+            "test": judged,
+        }
+
+
+def scores(model: AnoSeg, said: list[list[Tensor]]) -> Tensor:
+    """Return the score of each image, (n,), from what the witnesses said of it."""
+    return torch.cat([image_score(model.model.decision(*one)) for one in said])
+
+
+def splits(model: AnoSeg, said: list[list[Tensor]]) -> dict[str, dict[str, float]]:
+    """Set the threshold by half of the good images and judge the others, 50 times."""
+    rows: dict[str, list[tuple[float, ...]]] = {str(rate): [] for rate in RATES}
+    for seed in range(SPLITS):
+        with own_seed(seed):
+            order = torch.randperm(len(said)).tolist()
+        calibration = [said[index] for index in order[: len(said) // 2]]
+        model.model.decision.fit(calibration)  # the score, too, follows from these images
+        seen = torch.cat([image_score(one) for one in model.model.decision.left_out(calibration)])
+        new = scores(model, [said[index] for index in order[len(said) // 2 :]])
+        for rate in RATES:
+            made = PostProcessor(false_alarm_rate=rate)
+            made.usual_threshold.zero_()  # what it promises alone
+            made.good_scores = seen.sort().values
+            made.set_image_threshold()
+            stated = made.false_alarms
+            assert stated is not None
+            reached = float((new > made.image_threshold).float().mean())
+            rows[str(rate)].append((reached, stated.expected, stated.low, stated.high))
+    return {
+        rate: {
+            "reached": statistics.mean(row[0] for row in found),
+            "deviation": statistics.stdev(row[0] for row in found),
+            **dict(zip(("stated", "low", "high"), found[0][1:], strict=True)),
+        }
+        for rate, found in rows.items()
+    }
+
+
+def judge(post_processor: PostProcessor, good: Tensor, bad: Tensor) -> dict[str, dict[str, float]]:
+    """Return what each rule does to the test set."""
+    judged = {}
+    for rate in (None, *RATES):
+        post_processor.false_alarm_rate = rate
+        post_processor.set_image_threshold()
+        threshold, stated = post_processor.image_threshold, post_processor.false_alarms
+        assert stated is not None
+        alarms, misses = int((good > threshold).sum()), int((bad <= threshold).sum())
+        found = len(bad) - misses
+        judged[str(rate or "usual")] = {
+            "threshold": float(threshold), "false_alarms": alarms, "good": len(good),
+            "misses": misses, "defective": len(bad),
+            "f1": 2 * found / (2 * found + misses + alarms),
+            **stated._asdict(),
+        }  # fmt: skip
+    return judged
+
+
+def splits_table(found: dict[str, Any]) -> str:
+    """Return a row per category and rate."""
+    lines = [
+        "| data | good images for the threshold | asked | stated | 90 % interval | reached |",
+        "|---|---|---|---|---|---|",
+    ]
+    for category, result in found.items():
+        for rate, row in result["splits"].items():
+            lines.append(
+                f"| {category} | {result['unseen'] // 2} | {float(rate):.0%} | "
+                f"{row['stated']:.1%} | {row['low']:.1%} to {row['high']:.1%} | "
+                f"{row['reached']:.1%} ± {row['deviation']:.1%} |"
+            )
+    return "\n".join(lines)
+
+
+def test_table(found: dict[str, Any]) -> str:
+    """Return a row per category and rule."""
+    lines = [
+        "| data | good images held out | rule | stated | false alarms | misses | image F1 |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for category, result in found.items():
+        for rule, row in result["test"].items():
+            lines.append(
+                f"| {category} | {result['held_out']} | {rule} | "
+                f"{row['low']:.1%} to {row['high']:.1%} | {row['false_alarms']} of {row['good']} | "
+                f"{row['misses']} of {row['defective']} | {row['f1']:.3f} |"
+            )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
