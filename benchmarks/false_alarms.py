@@ -5,12 +5,14 @@ From the newest checkpoint of each category that accuracy.py left. Good images t
 seen, those held out and those of the test set, are split at random into some that set the threshold
 and some that are judged, 50 times: what is stated holds for these, because nothing tells the two
 apart. Then the held-out ones alone set it, as in a training, and the test set is judged: there the
-statement also depends on whether test images are like training images. Writes
+statement also depends on whether test images are like training images. Last, what infer says of
+drift in 20 runs over good test images, under the lamp as it was and under others. Writes
 results/bench/false_alarms.json.
 """
 
 import argparse
 import statistics
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from side_by_side import save
 from torch import Tensor
 
 from anomalib_anoseg import AnoSeg, PostProcessor
+from anomalib_anoseg.inference.drift import Drift
 from anomalib_anoseg.torch_model import image_score
 from anomalib_anoseg.training.good_images import read_good_images
 from anomalib_anoseg.training.hold_out import HeldOut
@@ -29,6 +32,11 @@ from anomalib_anoseg.utils.seeds import own_seed
 
 SPLITS = 50
 RATES = (0.01, 0.05, 0.1)
+LAMPS = {  # factors of red, green and blue
+    "as it was": (1.0, 1.0, 1.0), "red + 10 %": (1.1, 1.0, 1.0), "blue + 10 %": (1.0, 1.0, 1.1),
+    "20 % darker": (0.8, 0.8, 0.8), "20 % brighter": (1.2, 1.2, 1.2),
+}  # fmt: skip
+RUNS, RUN = 20, 15  # at most so many images in a run
 
 
 def main() -> None:
@@ -39,7 +47,7 @@ def main() -> None:
     parser.add_argument("--categories", nargs="+", required=True)
     arguments = parser.parse_args()
     found = {c: measure(arguments, c) for c in arguments.categories}
-    print(splits_table(found), test_table(found), sep="\n\n")
+    print(splits_table(found), test_table(found), drift_table(found), sep="\n\n")
     save("false_alarms", found)
 
 
@@ -65,6 +73,7 @@ def measure(arguments: argparse.Namespace, category: str) -> dict[str, Any]:
         count = len(said)
         said += [model.model.witnesses(image) for image in images(is_good)]
         defective = scores(model, [model.model.witnesses(image) for image in images(~is_good)])
+        drift = drifts(model, post_processor, test, is_good.nonzero()[0].tolist())
         judged = judge(post_processor, scores(model, said[count:]), defective)
         return {
             **about(model.seed or 0),
@@ -74,6 +83,7 @@ def measure(arguments: argparse.Namespace, category: str) -> dict[str, Any]:
             "unseen": len(said),
             "splits": splits(model, said),
             "test": judged,
+            "drift": drift,
         }
 
 
@@ -109,6 +119,32 @@ def splits(model: AnoSeg, said: list[list[Tensor]]) -> dict[str, dict[str, float
         }
         for rate, found in rows.items()
     }
+
+
+def drifts(
+    model: AnoSeg, post_processor: PostProcessor, test: Any, good: list[int]
+) -> dict[str, dict[str, int]]:
+    """Return how often each verdict on drift was given, of random parts of the good images."""
+    threshold = float(post_processor.image_threshold)
+    verdicts = {}
+    for lamp, factors in LAMPS.items():
+        colour = torch.tensor(factors).view(1, 3, 1, 1)
+        lit = [
+            model.pre_processor((image * colour).clamp(0, 1))
+            for image, _ in read_good_images(test, good[:60], None)
+        ]
+        seen = scores(model, [model.model.witnesses(image) for image in lit])
+        given: Counter[str] = Counter()
+        for seed in range(RUNS):
+            with own_seed(seed):
+                order = torch.randperm(len(seen))
+            drift = Drift(post_processor.good_scores.tolist(), threshold)
+            for score in seen[order[:RUN]].tolist():
+                drift.add(score)
+            result = drift.compare()
+            given.update([result.verdict] if result else [])
+        verdicts[lamp] = dict(given)
+    return verdicts
 
 
 def judge(post_processor: PostProcessor, good: Tensor, bad: Tensor) -> dict[str, dict[str, float]]:
@@ -159,6 +195,18 @@ def test_table(found: dict[str, Any]) -> str:
                 f"{row['low']:.1%} to {row['high']:.1%} | {row['false_alarms']} of {row['good']} | "
                 f"{row['misses']} of {row['defective']} | {row['f1']:.3f} |"
             )
+    return "\n".join(lines)
+
+
+def drift_table(found: dict[str, Any]) -> str:
+    """Return a row per category and a column per lamp."""
+    lines = ["| data | " + " | ".join(LAMPS) + " |", "|---" * (len(LAMPS) + 1) + "|"]
+    for category, result in found.items():
+        cells = [
+            ", ".join(f"{verdict} {count}" for verdict, count in result["drift"][lamp].items())
+            for lamp in LAMPS
+        ]
+        lines.append("| " + " | ".join([category, *cells]) + " |")
     return "\n".join(lines)
 
 

@@ -21,7 +21,9 @@ from torchvision.utils import save_image
 
 from anomalib_anoseg import AnoSeg, PostProcessor
 from anomalib_anoseg.export.command import export
+from anomalib_anoseg.inference.thresholds import Thresholds
 from anomalib_anoseg.post_processor import ABOVE
+from anomalib_anoseg.report.pages import model_page
 from anomalib_anoseg.training.hold_out import LARGEST, HeldOut
 from anomalib_anoseg.utils.false_alarms import (
     conformal_rank,
@@ -246,6 +248,12 @@ def test_from_training_to_every_export(tmp_path: Path, capsys: pytest.CaptureFix
     moved = [float(score) > 0.5 for score in other["good_scores"].split()]
     assert moved == [False, False, False, True]
     assert float(other["image_threshold"]) < float(first["image_threshold"])
+
+
+def test_a_page_says_what_to_expect() -> None:
+    html = model_page("part", {}, {}, [], [], Thresholds(0.5, 0.5), 0, promised(99, 99))
+    assert "By 99 good images that training has not seen" in html
+    assert "1.0% (0.1% to 3.0%, 90% interval)" in html
 
 
 def test_export_names_what_it_lacks(tmp_path: Path) -> None:

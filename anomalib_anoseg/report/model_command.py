@@ -83,7 +83,10 @@ def page(
     figures, curves = _measured(metrics)
     title = f"AnoSeg on {'/'.join(filter(None, (data.name, getattr(data, 'category', None))))}"
     of = len(scores[False]) + len(scores[True])
-    write(output, model_page(title, figures, svgs | curves, examples, failures, thresholds, of))
+    expected = getattr(model.post_processor, "false_alarms", None)
+    plotted = svgs | curves
+    html = model_page(title, figures, plotted, examples, failures, thresholds, of, expected)
+    write(output, html)
     print(output)  # noqa: T201
     return 1 if failures else 0
 

@@ -12,6 +12,7 @@ from anomalib_anoseg.inference.thresholds import Thresholds
 from anomalib_anoseg.report import plots
 from anomalib_anoseg.report.comparison import Table, missing, provenance
 from anomalib_anoseg.report.runs import METRICS, Results
+from anomalib_anoseg.utils.false_alarms import FalseAlarms
 from anomalib_anoseg.utils.files import complete_file
 
 if TYPE_CHECKING:  # a comparison needs no torch
@@ -61,6 +62,7 @@ def model_page(
     failures: "list[Failure]",
     thresholds: Thresholds,
     of: int,
+    false_alarms: FalseAlarms | None = None,
 ) -> str:
     """Return the page about one trained model.
 
@@ -72,6 +74,7 @@ def model_page(
         failures: Images that could not be read or judged.
         thresholds: Those that verdicts and areas were taken at.
         of: How many images were judged.
+        false_alarms: What is to be expected of the image threshold, if the model says it.
     """
     colours = mpl.colormaps["inferno"](np.arange(256), bytes=True)[:, :3]
     return _render(
@@ -84,6 +87,7 @@ def model_page(
         failures=failures,
         thresholds=thresholds,
         of=of,
+        false_alarms=false_alarms,
         kinds=sorted({example.kind for example in examples}),
         colours=colours.tolist(),
     )
