@@ -12,7 +12,7 @@ import openvino as ov
 import pytest
 import torch
 from anomalib.data import InferenceBatch
-from conftest import photographs, segmenter
+from conftest import photographs, quiet_engine, segmenter
 from scipy.stats import beta, binomtest
 from test_export_command import save
 from test_post_processor import Model, module, paths, train
@@ -214,40 +214,41 @@ def test_images_split_off_for_validation_are_all_used(tmp_path: Path) -> None:
 def test_from_training_to_every_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A rate goes from the constructor to checkpoint, test, export and rt_info; and to another."""
     data = module(folder_of(40, tmp_path), test_split_mode="none", val_split_mode="none")
-    post_processor = PostProcessor(false_alarm_rate=0.2, smallest_defect=7)
+    post_processor = PostProcessor(false_alarm_rate=0.15, smallest_defect=7)
     model = segmenter(seed=1, post_processor=post_processor)
     engine = train(model, data, tmp_path, max_epochs=1)
     path = Path(engine.trainer.checkpoint_callback.best_model_path)
     saved: Any = AnoSeg.load_from_checkpoint(path).post_processor
-    assert (saved.false_alarm_rate, saved.smallest_defect) == (0.2, 7)
-    assert saved.state_dict().keys() == post_processor.state_dict().keys()
+    assert (saved.false_alarm_rate, saved.smallest_defect) == (0.15, 7)
     for name, value in saved.state_dict().items():
         torch.testing.assert_close(value, post_processor.state_dict()[name])
-    assert len(saved.good_scores) == 4  # that keep 0.2
-    fresh = segmenter(post_processor=PostProcessor())  # a checkpoint alone is enough
-    engine.predict(fresh, dataset=data.train_data, ckpt_path=path, return_predictions=False)
-    assert fresh.post_processor.false_alarm_rate == 0.2
+    assert len(saved.good_scores) == 6  # that keep 0.15, instead of a tenth of 40
 
-    def said(**options: Any) -> dict[str, Any]:
+    def said(**options: Any) -> dict[str, str]:
         capsys.readouterr()
-        assert export(path, output=tmp_path / "out", **options) == 0
+        assert export(path, output=tmp_path / "out", input_size=(64, 64), **options) == 0
         file = capsys.readouterr().out.strip().splitlines()[-1]
-        return ov.Core().read_model(file).get_rt_info(["anoseg"]).value
+        return dict(ov.Core().read_model(file).get_rt_info(["anoseg"]).value)
 
-    first = {name: value.value for name, value in said(input_size=(64, 64)).items()}
+    first = said()
     scores = [float(score) for score in first["good_scores"].split()]
     assert scores == sorted(scores)
     assert max(scores) == pytest.approx(0.5, abs=2 * ABOVE)
-    assert (first["false_alarm_rate_asked"], first["smallest_defect"]) == ("0.2", "7")
-    assert float(first["false_alarm_rate"]) == pytest.approx(promised(4, 4).expected)
-    other = said(input_size=(64, 64), false_alarm_rate=0.5, smallest_defect=0)
-    other = {name: value.value for name, value in other.items()}
-    # ceil(5 * 0.5) = 3 of four scores keep one half: the fourth is above the threshold now.
-    assert float(other["false_alarm_rate"]) == pytest.approx(promised(4, 3).expected)
+    assert (first["false_alarm_rate_asked"], first["smallest_defect"]) == ("0.15", "7")
+    assert float(first["false_alarm_rate"]) == pytest.approx(promised(6, 6).expected)
+    other = said(false_alarm_rate=0.5, smallest_defect=0)
+    # ceil(7 * 0.5) = 4 of six scores keep one half: two are above the threshold now.
+    assert float(other["false_alarm_rate"]) == pytest.approx(promised(6, 4).expected)
     assert (other["false_alarm_rate_asked"], other["smallest_defect"]) == ("0.5", "0")
     moved = [float(score) > 0.5 for score in other["good_scores"].split()]
-    assert moved == [False, False, False, True]
+    assert moved == [False] * 4 + [True] * 2
     assert float(other["image_threshold"]) < float(first["image_threshold"])
+
+    resumed: Any = segmenter(seed=1)  # the checkpoint says what is held out
+    quiet_engine(tmp_path, max_epochs=2).fit(resumed, datamodule=data, ckpt_path=path)
+    assert resumed.post_processor.false_alarm_rate == 0.15
+    assert len(resumed.post_processor.good_scores) == 6
+    assert len(data.train_data) == 40  # released
 
 
 def test_a_page_says_what_to_expect() -> None:

@@ -131,8 +131,8 @@ def name_what_export_forgets(model: Any) -> None:
     warn(found)
     if any(entry.name.startswith("post_processor.") for entry in found):
         logger.warning(
-            "anomalib-anoseg export has --image_sensitivity, --pixel_sensitivity, "
-            "--false_alarm_rate and --smallest_defect, which change it"
+            "anomalib-anoseg export --image_sensitivity, --pixel_sensitivity, "
+            "--false_alarm_rate and --smallest_defect change it"
         )
 
 
