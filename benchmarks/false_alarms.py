@@ -99,8 +99,10 @@ def splits(model: AnoSeg, said: list[list[Tensor]]) -> dict[str, dict[str, float
         with own_seed(seed):
             order = torch.randperm(len(said)).tolist()
         calibration = [said[index] for index in order[: len(said) // 2]]
-        model.model.decision.fit(calibration)  # the score, too, follows from these images
-        seen = torch.cat([image_score(one) for one in model.model.decision.left_out(calibration)])
+        decision = model.model.decision
+        sums = decision.fit(calibration)  # the score, too, follows from these images
+        apart = (decision.left_out(one, sums, index) for index, one in enumerate(calibration))
+        seen = torch.cat([image_score(anomaly_map) for anomaly_map in apart])
         new = scores(model, [said[index] for index in order[len(said) // 2 :]])
         for rate in RATES:
             made = PostProcessor(false_alarm_rate=rate)

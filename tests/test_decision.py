@@ -148,7 +148,12 @@ def test_an_image_left_out_is_judged_by_the_others(sizes: tuple[int, ...]) -> No
     images = [
         [kind[k : k + 1] for kind in batch] for batch in batches for k in range(len(batch[0]))
     ]
-    maps = torch.cat([*Decision().left_out(batches)])
+    decision = Decision()
+    sums = decision.fit(batches)
+    firsts = [sum(sizes[:k]) for k in range(len(sizes))]
+    maps = torch.cat(
+        [decision.left_out(batch, sums, k) for batch, k in zip(batches, firsts, strict=True)]
+    )
     assert len(maps) == sum(sizes)
     for index, image in enumerate(images):
         slow = Decision()

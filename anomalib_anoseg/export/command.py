@@ -23,6 +23,7 @@ def export(
     false_alarm_rate: float | None = None,
     smallest_defect: int | None = None,
     input_size: tuple[int, int] | None = None,
+    tile_size: int | None = None,
     compression_type: Literal["FP16", "INT8", "INT8_PTQ", "INT8_ACQ"] | None = None,
     data: Path | None = None,
     max_drop: float = 0.01,
@@ -44,6 +45,9 @@ def export(
             image_sensitivity.
         smallest_defect: Pixels of an image; what infer leaves out by default.
         input_size: Fixed height and width of the images; left open by default.
+        tile_size: Export a model of square tiles of this side for infer, which cuts images into
+            them: memory then does not grow with the image. For a model whose images keep their own
+            size.
         compression_type: Smaller weights, OpenVINO only. The last two need data.
         data: For INT8_PTQ and INT8_ACQ: a folder of good images, or a YAML file with class_path and
             init_args of a data module of anomalib.
@@ -52,21 +56,19 @@ def export(
     Raises:
         ValueError: If an argument is outside its range, or missing, or the file is no checkpoint.
     """
-    for name, value in {
-        "image_sensitivity": image_sensitivity, "pixel_sensitivity": pixel_sensitivity
-    }.items():  # fmt: skip
-        if value is not None:
-            require_within(name, value, 0, 1)
-    if false_alarm_rate is not None and image_sensitivity is not None:
-        msg = "false_alarm_rate and image_sensitivity both move the image threshold: give one"
-        raise ValueError(msg)
-    if false_alarm_rate is not None:
-        require_share("false_alarm_rate", false_alarm_rate)
-    if smallest_defect is not None:
-        require_whole("smallest_defect", smallest_defect)
-        require_not_negative("smallest_defect", smallest_defect)
+    given = {
+        "image_sensitivity": image_sensitivity,
+        "pixel_sensitivity": pixel_sensitivity,
+        "false_alarm_rate": false_alarm_rate,
+        "smallest_defect": smallest_defect,
+    }
+    settings = {name: value for name, value in given.items() if value is not None}
+    _check(settings)
     if compression_type is not None and export_type != "openvino":
         msg = f"compression_type is for openvino, got {compression_type} with {export_type}"
+        raise ValueError(msg)
+    if tile_size is not None and (export_type == "torch" or input_size is not None):
+        msg = "tile_size is for openvino and onnx, in place of input_size"
         raise ValueError(msg)
     if data is None and compression_type in {"INT8_PTQ", "INT8_ACQ"}:
         msg = f"{compression_type} is calibrated with good images: give --data, a folder of them"
@@ -77,27 +79,36 @@ def export(
     from anomalib_anoseg.lightning_model import AnoSeg
 
     model = AnoSeg.load_from_checkpoint(ckpt_path, map_location="cpu").eval()
-    settings = {
-        "image_sensitivity": image_sensitivity,
-        "pixel_sensitivity": pixel_sensitivity,
-        "false_alarm_rate": false_alarm_rate,
-        "smallest_defect": smallest_defect,
-    }
-    _change(model.post_processor, {k: v for k, v in settings.items() if v is not None})
+    _change(model.post_processor, settings)
     if export_type == "torch":
         path = model.to_torch(output)
     elif export_type == "onnx":
-        path = model.to_onnx(output, input_size=input_size)
+        path = model.to_onnx(output, input_size=input_size, tile_size=tile_size)
     else:
         path = model.to_openvino(
             output,
             input_size=input_size,
+            onnx_kwargs={"tile_size": tile_size},
             compression_type=compression_type and CompressionType[compression_type],
             datamodule=data and datamodule(data),
             max_drop=max_drop,
         )
     print(path)  # noqa: T201
     return 0
+
+
+def _check(settings: dict[str, Any]) -> None:
+    for name in ("image_sensitivity", "pixel_sensitivity"):
+        if name in settings:
+            require_within(name, settings[name], 0, 1)
+    if "false_alarm_rate" in settings:
+        require_share("false_alarm_rate", settings["false_alarm_rate"])
+        if "image_sensitivity" in settings:
+            msg = "false_alarm_rate and image_sensitivity both move the image threshold: give one"
+            raise ValueError(msg)
+    if "smallest_defect" in settings:
+        require_whole("smallest_defect", settings["smallest_defect"])
+        require_not_negative("smallest_defect", settings["smallest_defect"])
 
 
 def _change(post_processor: Any, settings: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """One map of several witnesses: what was drawn from pixels, read from the memory, and measured."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -63,38 +63,52 @@ class Decision(nn.Module):
         # Unlike a sigmoid this tells large sums from larger ones.
         return (evidence / (evidence + ANOMALOUS)).unsqueeze(1)
 
-    def fit(self, batches: Iterable[Sequence[Tensor]]) -> None:
-        """Standardise by what each witness said of batches of good images, (b, h, w) each."""
-        for index, said in enumerate(zip(*batches, strict=True)):
-            values = torch.cat([one.float().flatten() for one in said])
-            self.mean[index] = values.mean()
-            self.std[index] = values.std().clamp(min=LEAST_STD)
+    def fit(self, batches: Iterable[Sequence[Tensor]]) -> Tensor:
+        """Standardise by what each witness said of batches of good images, (b, h, w) each.
 
-    def left_out(self, batches: Sequence[Sequence[Tensor]]) -> Iterator[Masks]:
-        """Yield the maps that good images would have had they not been among those of ``fit``.
+        Returns:
+            Pixels, sum and sum of squares of each image and witness, (n, 3, 3), for ``left_out``.
+        """
+        sums = torch.cat([_sums(said) for said in batches])  # of large images no two are held
+        mean, std = _standard(sums.sum(0))
+        self.mean.copy_(mean)
+        self.std.copy_(std)
+        return sums
+
+    def left_out(self, witnesses: Sequence[Tensor], sums: Tensor, first: int) -> Masks:
+        """Return the maps that good images would have had they not been among those of ``fit``.
 
         Each is standardised by all others, so that its score is that of an image not seen before:
         an odd image is less odd among those that it belongs to. A single one has no others.
 
         Args:
-            batches: As for ``fit``.
+            witnesses: What each says of a batch, (b, h, w).
+            sums: What ``fit`` returned.
+            first: Which of its images the batch starts with.
         """
-        # The mean of each image's values and of their squares, (witnesses, images, 2).
-        kinds = zip(*batches, strict=True)
-        each = torch.stack([torch.cat([_moments(one) for one in said]) for said in kinds])
-        count = each.shape[1]
-        others = (each.sum(1, keepdim=True) - each) / (count - 1) if count > 1 else each
-        means, squares = others.unbind(-1)
-        stds = (squares - means.square()).clamp(min=LEAST_STD**2).sqrt().to(self.std)
-        means, first = means.to(self.mean), 0
-        for batch in batches:
-            these = slice(first, first := first + len(batch[0]))
-            yield self._decide(batch, means[:, these, None, None], stds[:, these, None, None])
+        these = sums[first : first + len(witnesses[0])]
+        mean, std = _standard(sums.sum(0) - these if len(sums) > 1 else these)
+        return self._decide(
+            witnesses, *(one.T[..., None, None].to(self.mean) for one in (mean, std))
+        )
 
 
-def _moments(said: Tensor) -> Tensor:
-    variance, mean = (one.cpu().double() for one in torch.var_mean(said.float(), (1, 2)))
-    return torch.stack([mean, variance + mean.square()], 1)
+def _sums(said: Sequence[Tensor]) -> Tensor:
+    """Return pixels, sum and sum of squares of each image and witness, (b, 3, 3)."""
+    planes = [one.float() for one in said]
+    sums = [
+        torch.stack([kind.sum((1, 2), dtype=torch.float64).cpu() for kind in kinds], 1)
+        for kinds in ((torch.ones_like(one), one, one.square()) for one in planes)
+    ]
+    return torch.stack(sums, 1)
+
+
+def _standard(sums: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation from pixels, sum and sum of squares in the last dimension."""
+    count, total, squares = sums.unbind(-1)
+    mean = total / count
+    variance = (squares - count * mean.square()) / (count - 1).clamp(min=1)
+    return mean, variance.clamp(min=LEAST_STD**2).sqrt()
 
 
 def _without_halo(evidence: Tensor) -> Tensor:
