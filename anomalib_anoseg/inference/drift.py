@@ -13,7 +13,7 @@ from statistics import median
 from typing import Literal, NamedTuple
 
 LATEST = 1000  # images that are remembered; drift is about now
-LEAST = 10  # images without which nothing is said
+LEAST = 5  # images to compare without which nothing is said
 # Both must hold: many images make every difference significant, and few images differ by chance.
 # Twenty good bottles of MVTec's test set, photographed apart from the training set, score half
 # their usual scatter higher than it; with 10 % more red it is three halves.
@@ -102,7 +102,7 @@ class Drift:
         verdict: Verdict = "unchanged" if enough else "too few images"
         if enough and (p_value or 0) < P_VALUE and (shift or 0) > SCATTERS * scatter:
             verdict = "changed"
-        elif defective > 0.5 and len(self._latest) >= LEAST:
+        elif defective > 0.5 and len(self._latest) >= 2 * LEAST:
             verdict = "unclear"
         return Comparison(verdict, len(now), len(self._good), p_value, shift, scatter, defective)
 
