@@ -448,7 +448,7 @@ def test_the_models_own_thresholds_and_others(tmp_path: Path) -> None:
     assert outcome(lower, pixel_threshold=0.4) == ("defective", "800")
     assert outcome(lower, image_threshold=0.5) == ("good", "0")
     said = write_bright_spots(tmp_path / "said.xml", said=(0.4, 0.2))
-    assert ExportedModel(said).thresholds == (0.4, 0.2)
+    assert ExportedModel(said).thresholds[:2] == (0.4, 0.2)
     assert outcome(said) == ("defective", "800")
     assert outcome(write_bright_spots(tmp_path / "half.xml")) == ("good", "0")
 

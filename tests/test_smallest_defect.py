@@ -71,6 +71,7 @@ def test_infer_takes_the_models_own_or_another(tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = infer(model=model, input=tmp_path / "in", output=out, precision="f32")
     assert done.returncode == 0, done.stderr
+    assert "1 good (1 of them for the smallest defect alone), 1 defective" in done.stdout
     both, speck = table(out)
     assert (both["label"], both["boxes"], both["defect_area"]) == (
         "defective",
