@@ -336,8 +336,10 @@ def test_an_interruption_between_a_row_and_its_count(
     assert seen["ended"] == "interrupted"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_interruptible")
-def test_interruption_leaves_complete_rows(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_complete_rows(model: Path, tmp_path: Path, number: int) -> None:
     count = 5000  # more than can be done before the signal comes, even on a busy machine
     write(tmp_path / "in/0000.png", spots((5, 5, 20, 20), size=(512, 512)))
     for index in range(1, count):
@@ -349,16 +351,19 @@ def test_interruption_leaves_complete_rows(model: Path, tmp_path: Path) -> None:
         while not (results.exists() and results.read_bytes().count(b"\n") > 20):
             time.sleep(0.01)
             assert process.poll() is None, process.communicate()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    assert process.returncode == 128 + number, errors
     assert "Traceback" not in errors, errors
     rows = table(tmp_path / "out")
     assert 20 <= len(rows) < count
     assert [row["file"] for row in rows] == [f"{index:04}.png" for index in range(len(rows))]
     assert all(row["boxes"] == "5 5 20 20" for row in rows)
-    assert not list((tmp_path / "out").rglob("*.part"))
-    assert summary(tmp_path / "out")["ended"] == "interrupted"
+    pictures = [picture for row in rows for picture in (row["file"], f"{row['file']}.jpg")]
+    drawn = {path.name for path in (tmp_path / "out").glob("[mo]*/*")}
+    assert drawn == set(pictures)  # of each row, and none without a row
+    ended = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+    assert summary(tmp_path / "out")["ended"] == ended[signal.Signals(number)]
     assert summary(tmp_path / "out")["defective"] == len(rows)
 
 

@@ -40,7 +40,7 @@ class Files:
         for path, (pages, first) in zip(
             self._paths, in_order(self._first_page, self._paths), strict=True
         ):
-            if self._stop:
+            if self._stop.asked:
                 return
             yield first
             rest = partial(self._page, path, pages, first.time)

@@ -54,7 +54,7 @@ class Live:
 
     def _has_some(self) -> bool:
         """Wait for a frame; return False if there will be none."""
-        while not self._stop:
+        while not self._stop.asked:
             reading = self._reader.is_alive()
             with self._changed:
                 if self._waiting or self._changed.wait_for(lambda: self._waiting, PATIENCE):
@@ -64,5 +64,5 @@ class Live:
         return False
 
     def _those_there(self) -> Iterator[Frame]:
-        while self._waiting and not self._stop:
+        while self._waiting and not self._stop.asked:
             yield self._waiting.popleft()

@@ -10,7 +10,7 @@ SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
 class Stop:
-    """Whether a run was asked to stop; true if it was. Sources then give no further image.
+    """Whether a run was asked to stop. Sources then give no further image.
 
     Attributes:
         how: "interrupted", "terminated", or empty.
@@ -19,7 +19,9 @@ class Stop:
     def __init__(self) -> None:
         self.how = ""
 
-    def __bool__(self) -> bool:
+    @property
+    def asked(self) -> bool:
+        """Whether it was."""
         return bool(self.how)
 
     @contextmanager
@@ -53,5 +55,5 @@ class Stop:
         """Raise what ends a process that was asked to stop: with 130 by Ctrl-C, 143 by SIGTERM."""
         if self.how == SIGNALS[signal.SIGINT]:
             raise KeyboardInterrupt
-        if self:
+        if self.asked:
             raise SystemExit(128 + signal.SIGTERM)

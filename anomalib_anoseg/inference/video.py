@@ -61,7 +61,7 @@ class Video:
         """Yield every frame that is asked for until the source ends."""
         number, last = 0, 0.0
         try:
-            while not self._stop:
+            while not self._stop.asked:
                 try:
                     found, image = self._next(wanted=number % self._every == 0)
                 except Exception as error:  # noqa: BLE001 - OpenCV's and the memory's

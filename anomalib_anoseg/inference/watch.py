@@ -61,7 +61,7 @@ class Watch:
 
     def rounds(self) -> Iterator[Iterable[Frame]]:
         """Yield the images that are whole, oldest first, until stopped or the folder is gone."""
-        while not self._stop:
+        while not self._stop.asked:
             started = time.monotonic()
             try:
                 names = self._look(started)
@@ -111,7 +111,7 @@ class Watch:
 
     def _wait(self, seconds: float) -> None:
         end = time.monotonic() + seconds
-        while not self._stop and time.monotonic() < end:
+        while not self._stop.asked and time.monotonic() < end:
             time.sleep(min(POLL, seconds))  # a signal does not end a sleep
 
 
