@@ -200,6 +200,10 @@ def test_a_folder_that_disappears(
     assert summary(out)["ended"].startswith(f"{source}: can no longer be read")
     with pytest.raises(FileNotFoundError, match="no such folder to watch"):
         judge()
+    source.mkdir()
+    # Another folder in its place, as where a share is no longer mounted.
+    assert judge(lambda: source.rename(tmp_path / "away") and source.mkdir()) == 3
+    assert "another folder is there now" in summary(out)["ended"]
     write(source / "a.png", spots())
     write(source / "b.png", spots())
     os.utime(source / "a.png", ns=(0, from_text(table(out)[0]["time"]) * 1000))
@@ -255,6 +259,10 @@ def test_json_of_a_row() -> None:
 @pytest.mark.parametrize("time", [0, 1, 1_764_220_556_123_456, -5])
 def test_a_time_is_read_as_it_was_written(time: int) -> None:
     assert from_text(to_text(time)) == time
+
+
+def test_a_time_that_no_calendar_has_is_left_out() -> None:
+    assert to_text(2**62) == to_text(-(2**62)) == ""
 
 
 def test_json_lines_go_on_in_a_file(judge: Callable[..., int], tmp_path: Path) -> None:

@@ -90,10 +90,12 @@ def readable(text: str) -> str:
 
 
 def to_text(time: int) -> str:
-    """Return a frame's time as the table has it."""
-    if not time:
+    """Return a frame's time as the table has it; nothing for one that no calendar has."""
+    try:
+        moment = EPOCH + timedelta(microseconds=time)
+    except OverflowError:
         return ""
-    return (EPOCH + timedelta(microseconds=time)).isoformat(timespec="microseconds")
+    return moment.isoformat(timespec="microseconds") if time else ""
 
 
 def from_text(time: str) -> int:

@@ -18,6 +18,7 @@ from anomalib_anoseg.utils.images import SUFFIXES
 SETTLED = 0.5  # seconds without a change after which a file is whole
 POLL = 0.2  # seconds between two looks, at least
 SHARE = 0.2  # of a processor, at most, that looking at many files takes
+ENDINGS = tuple(SUFFIXES)
 ROUND = 200  # files; those that have come meanwhile are then put in order with the rest
 
 
@@ -51,6 +52,7 @@ class Watch:
             raise FileNotFoundError(msg)
         self.missing = ""
         self._folder, self._stop = folder, stop
+        self._identity = _identity(folder)
         self._output = output.resolve()
         self._judged = judged_files(output / TABLE)
         self._found: dict[str, _State] = {}
@@ -68,14 +70,17 @@ class Watch:
             except OSError as error:
                 self.missing = f"{self._folder}: can no longer be read: {reason(error)}"
                 return
+            took = time.monotonic() - started
             if names:
                 yield self._frames(names)
-            else:
-                took = time.monotonic() - started
+            if len(names) < ROUND:
                 self._wait(max(POLL, took / SHARE))
 
     def _look(self, now: float) -> list[str]:
         """Return some of the files that are whole and were not judged yet."""
+        if _identity(self._folder) != self._identity:  # a share that is gone leaves its mount point
+            msg = "another folder is there now"
+            raise FileNotFoundError(msg)
         found = {}
         for name, state in self._states(self._folder, "", now):
             if state.size and state.time != self._judged.get(readable(name)):
@@ -115,7 +120,9 @@ class Watch:
             time.sleep(min(POLL, seconds))  # a signal does not end a sleep
 
 
-ENDINGS = tuple(SUFFIXES)
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
 
 
 def _exists(path: Path) -> bool:
