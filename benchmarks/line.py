@@ -112,7 +112,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "in").mkdir()
-        model = engine(folder).export(small(), "openvino", folder / "exported")
+        model = engine(folder).export(small(pre_trained=False), "openvino", folder / "exported")
         images = encoded(folder / "part")
         started = time.monotonic()
         samples = a_day(model, folder, images, arguments.images)
