@@ -16,8 +16,8 @@ GRACE = 5.0  # seconds for the last frame of a camera to come
 class Live:
     """The frames of a video that has no end of its own, read by a thread.
 
-    Frames that come while others are judged are dropped, but for the newest: what was seen and
-    what is said of it stay together. The numbers of the frames tell which.
+    Frames that come while others are judged are dropped, but for the newest; gaps in the numbers
+    of the frames tell which.
 
     Args:
         video: A camera or a stream.
