@@ -64,13 +64,13 @@ class Watch:
     def rounds(self) -> Iterator[Iterable[Frame]]:
         """Yield the images that are whole, oldest first, until stopped or the folder is gone."""
         while not self._stop.asked:
-            started = time.monotonic()
+            started = time.thread_time()
             try:
-                names = self._look(started)
+                names = self._look(time.monotonic())
             except OSError as error:
                 self.missing = f"{self._folder}: can no longer be read: {reason(error)}"
                 return
-            took = time.monotonic() - started
+            took = time.thread_time() - started
             if names:
                 yield self._frames(names)
             if len(names) < ROUND:
@@ -92,19 +92,18 @@ class Watch:
 
     def _states(self, folder: Path, prefix: str, now: float) -> Iterator[tuple[str, _State]]:
         """Yield the images below a folder, but none that infer has drawn."""
-        with os.scandir(folder) as entries:
-            found = list(entries)
         drawn = KINDS if holds_results(folder, self._output) else ()
-        for entry in found:
-            with suppress(OSError):  # gone meanwhile
-                name = prefix + entry.name
-                if entry.is_dir(follow_symlinks=False):
-                    if entry.name not in drawn:
-                        yield from self._states(folder / entry.name, f"{name}/", now)
-                elif entry.name.lower().endswith(ENDINGS):
-                    status = entry.stat()
-                    if stat.S_ISREG(status.st_mode):
-                        yield name, _State(written(status), status.st_size, now)
+        with os.scandir(folder) as entries:  # one by one: with what it caches an entry takes 1 kB
+            for entry in entries:
+                with suppress(OSError):  # gone meanwhile
+                    name = prefix + entry.name
+                    if entry.is_dir(follow_symlinks=False):
+                        if entry.name not in drawn:
+                            yield from self._states(folder / entry.name, f"{name}/", now)
+                    elif entry.name.lower().endswith(ENDINGS):
+                        status = entry.stat()
+                        if stat.S_ISREG(status.st_mode):
+                            yield name, _State(written(status), status.st_size, now)
 
     def _frames(self, names: list[str]) -> Iterator[Frame]:
         for frame in Files(self._folder, [self._folder / name for name in names], self._stop):
