@@ -33,7 +33,7 @@ SINGLE = 20  # images that come one by one, for the time until the answer
 
 def encoded(folder: Path) -> list[bytes]:
     """Return a few images of 64 x 64 as files, good and defective."""
-    surface_demo.write_part(folder, train=1, good=10, each=5)
+    surface_demo.write_part(folder, counts=surface_demo.Counts(1, 10, 3))
     paths = sorted(folder.glob("test/*/*.png"))
     small_ones = (cv2.resize(cv2.imread(str(path)), (64, 64)) for path in paths)
     return [cv2.imencode(".png", image)[1].tobytes() for image in small_ones]
@@ -131,9 +131,9 @@ def main() -> None:
             "commit": commit(),
             "device": device(),
         }
-    print(json.dumps(result, indent=2))
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result | {"samples": samples}, indent=2) + "\n")
+        print(json.dumps(result, indent=2), flush=True)
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(result | {"samples": samples}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
