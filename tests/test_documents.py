@@ -18,7 +18,10 @@ import pytest
 PROJECT = Path(__file__).parents[1]
 DOCUMENTS = [
     PROJECT / "README.md",
-    *(PROJECT / f"docs/{name}.md" for name in ("tuning", "thresholds", "deployment", "results")),
+    *(
+        PROJECT / f"docs/{name}.md"
+        for name in ("tuning", "thresholds", "deployment", "operation", "results")
+    ),
     PROJECT / "docs/images.md",
     PROJECT / "docs/speed.md",
     PROJECT / "docs/troubleshooting.md",
@@ -33,6 +36,9 @@ NOT_RUN = {
     "python benchmarks/equal_weights.py": "trains for hours",
     "python benchmarks/false_alarms.py": "needs what accuracy.py has trained",
     "for config in configs/benchmark": "needs MVTec AD; test_benchmark_configs.py builds models",
+    "anomalib-anoseg infer --watch": "runs until it is stopped; test_watch.py runs and stops it",
+    "anomalib-anoseg infer --every": "needs a camera; test_watch.py has a stand-in",
+    "python benchmarks/line.py": "takes several minutes",
     "anomalib-anoseg report": "needs results of the two before; test_report.py runs it",
 }
 # Added at the end of what trains.
@@ -77,7 +83,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, demo_root: Path) -> Path
         shutil.copytree(part / source, folder / "images" / name)
     for category in ("bottle", "bdp01"):
         shutil.copytree(part, folder / "DATASETS" / category)
-    shutil.copytree(part, folder / "datasets/SurfaceDemo/part")
+    for size in ("part", "part_2048"):  # not drawn at that size, which would take minutes
+        shutil.copytree(part, folder / "datasets/SurfaceDemo" / size)
     for name in ("configs", "benchmarks"):
         (folder / name).symlink_to(PROJECT / name)
     (folder / "bin").mkdir()
