@@ -104,6 +104,6 @@ def _report(records: Records, thresholds: Thresholds, output: Path) -> None:
     specks = f" ({small} of them for the smallest defect alone)" if small else ""
     print(  # noqa: T201
         f"{counts['images']} images: {counts['good']} good{specks}, "
-        f"{counts['defective']} defective, {counts['errors']} with errors; thresholds {thresholds.image:g} (image) and "
-        f"{thresholds.pixel:g} (pixel)\n{readable(str(output / 'results.csv'))}"
+        f"{counts['defective']} defective, {counts['errors']} with errors; thresholds "
+        f"{thresholds.image:g} (image) and {thresholds.pixel:g} (pixel)\n{readable(str(output / 'results.csv'))}"
     )
