@@ -101,9 +101,10 @@ def infer(
 def _report(records: Records, thresholds: Thresholds, output: Path) -> None:
     counts = records.counts
     small = counts["below_smallest_defect"]
+    table = readable(str(output / "results.csv"))
     specks = f" ({small} of them for the smallest defect alone)" if small else ""
     print(  # noqa: T201
         f"{counts['images']} images: {counts['good']} good{specks}, "
         f"{counts['defective']} defective, {counts['errors']} with errors; thresholds "
-        f"{thresholds.image:g} (image) and {thresholds.pixel:g} (pixel)\n{readable(str(output / 'results.csv'))}"
+        f"{thresholds.image:g} (image) and {thresholds.pixel:g} (pixel)\n{table}"
     )
