@@ -13,6 +13,7 @@ from test_inference import infer, spots, summary, write, write_bright_spots
 
 from anomalib_anoseg.export.export_mixin import write_openvino_metadata
 from anomalib_anoseg.inference.drift import LATEST, Comparison, Drift
+from anomalib_anoseg.inference.exported import ExportedModel
 
 # Scores as trained models give them to good images and to defective ones, whose means are 0.25 and
 # 0.8; nine tenths of the good ones lie within 0.16.
@@ -100,6 +101,18 @@ def test_nothing_to_compare_with() -> None:
         drift.add(0.1)
         assert drift.compare() is None
     assert Drift([0.1], 0.5).compare() is None
+
+
+def test_an_installation_without_scipy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """infer alone needs no scipy, and then says nothing of drift and of other thresholds."""
+    model = write_bright_spots(tmp_path / "model.xml")
+    write_openvino_metadata(model, {"good_scores": "0.1 0.2", "false_alarm_rate": "0"})
+    monkeypatch.setattr("anomalib_anoseg.inference.drift.find_spec", lambda _: None)
+    monkeypatch.setattr("anomalib_anoseg.inference.exported.find_spec", lambda _: None)
+    drift = Drift([0.1, 0.2], 0.5)
+    drift.add(0.3)
+    assert drift.compare() is None
+    assert ExportedModel(model).false_alarms(0.3) is None
 
 
 def test_an_endless_stream_is_judged_by_its_latest_images() -> None:

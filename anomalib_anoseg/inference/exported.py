@@ -1,5 +1,6 @@
 """An exported model's file: its graph, what it says of itself, and a compiled form of it."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,14 @@ class ExportedModel:
         """Return which share of good images is called defective, as results.json says it.
 
         At the model's own threshold that is what the file says; at another one what the good images
-        say that set it. None if the file names none.
+        say that set it. None if the file names none, or scipy would be needed and is not there.
         """
         if not self.good_scores:
             return None
         if image_threshold == self.thresholds.image and self._expected:
             expected, interval, asked = self._expected[0], self._interval, self._asked
+        elif find_spec("scipy") is None:
+            return None
         else:
             found = judged_by(self.good_scores, image_threshold)
             expected, interval, asked = found.expected, [found.low, found.high], []
