@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_type_hints
 
 PROGRAM = "anomalib-anoseg"
 
@@ -80,6 +80,9 @@ def run(name: str, arguments: list[str]) -> int:
         parser.add_argument(command.positional, nargs=command.nargs, type=Path)
     parser.add_argument("--config", action="config", help="A file with arguments.")
     parser.add_function_arguments(function, skip={command.positional})
+    for action in parser._actions:  # noqa: SLF001 - of what a function's arguments became
+        if get_type_hints(function).get(action.dest) is bool:
+            action.nargs, action.const = "?", True  # --watch alone, and still --masks false
     chosen = parser.instantiate_classes(parser.parse_args(arguments))
     del chosen["config"]
     return function(**chosen)

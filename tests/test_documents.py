@@ -18,7 +18,10 @@ import pytest
 PROJECT = Path(__file__).parents[1]
 DOCUMENTS = [
     PROJECT / "README.md",
-    *(PROJECT / f"docs/{name}.md" for name in ("tuning", "thresholds", "deployment", "results")),
+    *(
+        PROJECT / f"docs/{name}.md"
+        for name in ("tuning", "thresholds", "deployment", "operation", "results")
+    ),
     PROJECT / "docs/images.md",
     PROJECT / "docs/speed.md",
     PROJECT / "docs/troubleshooting.md",
@@ -32,6 +35,9 @@ NOT_RUN = {
     "python benchmarks/compare.py": "trains for three hours",
     "python benchmarks/equal_weights.py": "trains for hours",
     "for config in configs/benchmark": "needs MVTec AD; test_benchmark_configs.py builds models",
+    "anomalib-anoseg infer --watch": "runs until it is stopped; test_watch.py runs and stops it",
+    "anomalib-anoseg infer --every": "needs a camera; test_watch.py has a stand-in",
+    "python benchmarks/line.py": "takes several minutes",
     "anomalib-anoseg report": "needs results of the two before; test_report.py runs it",
 }
 # Added at the end of what trains.

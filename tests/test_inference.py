@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from datetime import datetime
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -29,12 +30,14 @@ from PIL import Image
 
 from anomalib_anoseg.inference.command import infer as infer_here
 from anomalib_anoseg.inference.exported import ExportedModel
-from anomalib_anoseg.inference.frames import Frame
+from anomalib_anoseg.inference.frames import Frame, Source
 from anomalib_anoseg.inference.parallel import in_order
 from anomalib_anoseg.inference.pictures import Finding, find_defects
-from anomalib_anoseg.inference.records import Records, Row, picture_name
+from anomalib_anoseg.inference.records import Records, picture_name
 from anomalib_anoseg.inference.segmenter import Prediction, Segmenter
 from anomalib_anoseg.inference.sources import open_source
+from anomalib_anoseg.inference.stopping import Stop
+from anomalib_anoseg.inference.table import Row
 from anomalib_anoseg.inference.thresholds import Thresholds
 
 HALF = Thresholds(0.5, 0.5)
@@ -120,8 +123,16 @@ def summary(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "results.json").read_text())
 
 
-def names(source: object) -> list[str]:
-    return [frame.name for frame in open_source(str(source))]
+def opened(source: object, every: int = 1, stop: Stop | None = None) -> Source:
+    return open_source(str(source), None, every, stop or Stop())
+
+
+def frames_of(source: Source) -> list[Frame]:
+    return [frame for frames in source.rounds() for frame in frames]
+
+
+def names(source: object, every: int = 1) -> list[str]:
+    return [frame.name for frame in frames_of(opened(source, every))]
 
 
 def files(folder: Path) -> set[str]:
@@ -136,6 +147,8 @@ def test_folder_to_masks_overlays_and_table(model: Path, tmp_path: Path) -> None
     done = infer(model=model, input=tmp_path / "in", output=tmp_path / "out", precision="f32")
     assert done.returncode == 0, done.stderr
     two, good = table(tmp_path / "out")
+    written = datetime.fromisoformat(two.pop("time"))
+    assert written.timestamp() == pytest.approx((tmp_path / "in/a/two.png").stat().st_mtime)
     assert two == {
         "file": "a/two.png", "score": "1.000000", "label": "defective", "defect_area": "240",
         "boxes": "60 40 20 10;10 20 8 5", "error": "",
@@ -210,7 +223,7 @@ def test_glob_and_single_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert names(f"{tmp_path}/*/good/*.png") == ["a/good/x.png", "b/good/x.png"]
     assert names(f"{tmp_path}/b/good/*") == ["x.png", "z.bmp"]
     assert names(tmp_path / "b/good/z.bmp") == ["z.bmp"]
-    assert len(open_source(str(tmp_path))) == 3
+    assert len(opened(tmp_path)) == 3
     monkeypatch.chdir(tmp_path)
     assert names("*/good/*.png") == ["a/good/x.png", "b/good/x.png"]
     assert names("**/*.png") == ["a/good/x.png", "b/good/x.png"]
@@ -224,9 +237,9 @@ def test_video(tmp_path: Path) -> None:
     for grey in (20, 120, 220):
         writer.write(np.full((64, 96, 3), (0, grey, 0), np.uint8))
     writer.release()
-    source = open_source(str(path))
+    source = opened(path)
     assert len(source) == 3
-    frames = list(source)
+    frames = frames_of(source)
     assert source.missing == ""
     assert [frame.name for frame in frames] == ["000000", "000001", "000002"]
     for frame, grey in zip(frames, (20, 120, 220), strict=True):
@@ -307,7 +320,7 @@ def test_an_interruption_between_a_row_and_its_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The summary counts what the table says, with names that a table must quote."""
-    records = Records(tmp_path, True, True, HALF, {})
+    records = Records(tmp_path, True, True, HALF, {}).__enter__()
     records.append(Row('a "b", c\n.png', "0.9", "defective", "4", "1 1 2 2"))
 
     def interrupted(*_: Any) -> None:
@@ -317,14 +330,16 @@ def test_an_interruption_between_a_row_and_its_count(
     with pytest.raises(KeyboardInterrupt):
         records.append(Row("d.png", "0.1", "good", "0"))
     monkeypatch.undo()
-    records.close(KeyboardInterrupt())
+    records.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
     seen = summary(tmp_path)
     assert [seen[name] for name in ("images", "good", "defective", "errors")] == [2, 1, 1, 0]
     assert seen["ended"] == "interrupted"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_interruptible")
-def test_interruption_leaves_complete_rows(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_complete_rows(model: Path, tmp_path: Path, number: int) -> None:
     count = 5000  # more than can be done before the signal comes, even on a busy machine
     write(tmp_path / "in/0000.png", spots((5, 5, 20, 20), size=(512, 512)))
     for index in range(1, count):
@@ -336,16 +351,19 @@ def test_interruption_leaves_complete_rows(model: Path, tmp_path: Path) -> None:
         while not (results.exists() and results.read_bytes().count(b"\n") > 20):
             time.sleep(0.01)
             assert process.poll() is None, process.communicate()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    assert process.returncode == 128 + number, errors
     assert "Traceback" not in errors, errors
     rows = table(tmp_path / "out")
     assert 20 <= len(rows) < count
     assert [row["file"] for row in rows] == [f"{index:04}.png" for index in range(len(rows))]
     assert all(row["boxes"] == "5 5 20 20" for row in rows)
-    assert not list((tmp_path / "out").rglob("*.part"))
-    assert summary(tmp_path / "out")["ended"] == "interrupted"
+    pictures = [picture for row in rows for picture in (row["file"], f"{row['file']}.jpg")]
+    drawn = {path.name for path in (tmp_path / "out").glob("[mo]*/*")}
+    assert drawn == set(pictures)  # of each row, and none without a row
+    ended = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+    assert summary(tmp_path / "out")["ended"] == ended[signal.Signals(number)]
     assert summary(tmp_path / "out")["defective"] == len(rows)
 
 
@@ -589,8 +607,8 @@ def test_a_truncated_video(model: Path, tmp_path: Path, suffix: str, codec: str)
     for _ in range(30):
         writer.write(noise.integers(0, 256, (64, 96, 3), dtype=np.uint8))
     writer.release()
-    whole = open_source(str(path))
-    assert len(list(whole)) == 30
+    whole = opened(path)
+    assert len(frames_of(whole)) == 30
     assert whole.missing == ""
     cut = tmp_path / f"cut{suffix}"
     cut.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -618,13 +636,13 @@ def test_a_video_from_an_address(tmp_path: Path) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
-        whole, cut = open_source(f"{address}/line.avi"), open_source(f"{address}/cut.avi")
-        assert len(list(whole)) == 24
+        whole, cut = opened(f"{address}/line.avi"), opened(f"{address}/cut.avi")
+        assert len(frames_of(whole)) == 24
         assert whole.missing == ""
-        assert 0 < len(list(cut)) < 24
+        assert 0 < len(frames_of(cut)) < 24
         assert "has 24 frames" in cut.missing
         with pytest.raises(ValueError, match="cannot be opened as a stream"):
-            open_source(f"{address}/none.avi")
+            opened(f"{address}/none.avi")
         server.shutdown()
 
 
@@ -647,17 +665,20 @@ def test_a_camera_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
         def get(self, _: int) -> float:
             return -1.0
 
-        def read(self) -> tuple[bool, Any]:
+        def grab(self) -> bool:
             self.left -= 1
-            return self.left >= 0, np.zeros((4, 6, 3), np.uint8)
+            return self.left >= 0
+
+        def retrieve(self) -> tuple[bool, Any]:
+            return True, np.zeros((4, 6, 3), np.uint8)
 
         def release(self) -> None:
             pass
 
     monkeypatch.setattr(cv2, "VideoCapture", Camera)
-    source = open_source("0")
+    source = opened("0")
     assert len(source) == 0
-    assert [frame.name for frame in source] == ["000000", "000001"]
+    assert [frame.name for frame in frames_of(source)] == ["000000", "000001"]
     assert source.missing.startswith("0: ended after 2 frames")
 
 
@@ -690,8 +711,7 @@ def test_the_map_is_torchs_for_every_depth(size: tuple[int, int] | None, tmp_pat
     cv2.imwrite(str(tmp_path / "in/16grey.png"), deep[..., 0])
     cv2.imwrite(str(tmp_path / "in/16rgb.png"), deep)
     cv2.imwrite(str(tmp_path / "in/float.tif"), deep[..., 0].astype(np.float32) / 65535)
-    source = open_source(str(tmp_path / "in"))
-    seen = list(Segmenter(path, precision="f32")(source))
+    seen = list(Segmenter(path, precision="f32")(frames_of(opened(tmp_path / "in"))))
     assert [frame.name for frame, _ in seen] == ["16grey.png", "16rgb.png", "8.png", "float.tif"]
     for frame, prediction in seen:
         assert frame.image is not None, frame.error

@@ -25,7 +25,7 @@ from torch import Tensor
 from anomalib_anoseg import AnomalyGenerator, AnoSeg
 from anomalib_anoseg.evaluation.metrics import AUPR, AUPRO, AUROC, F1Score, IoU, IoUMax
 from anomalib_anoseg.inference.command import infer
-from anomalib_anoseg.inference.records import Row
+from anomalib_anoseg.inference.table import Row
 from anomalib_anoseg.synthesis.laws import Anomalies
 from anomalib_anoseg.synthesis.variation import RandomVariation
 from anomalib_anoseg.torch_model import AnoSegModel
@@ -225,7 +225,7 @@ def test_files_for_inference(
     assert tuple(header) == Row._fields
     assert [row[0] for row in rows] == images
     assert status == any(row[-1] for row in rows)
-    for name, score, label, area, _, error in rows:
+    for name, score, label, area, _, _, error in rows:
         assert bool(score) != bool(error)  # none of these can be judged and not drawn
         mask = out / "masks" / (name if name.endswith(".png") else f"{name}.png")
         assert mask.is_file() == bool(score)

@@ -2,13 +2,14 @@
 
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
 from anomalib_anoseg.inference.frames import Frame, reason
 from anomalib_anoseg.inference.journal import without_results
 from anomalib_anoseg.inference.parallel import in_order
+from anomalib_anoseg.inference.stopping import Stop
 from anomalib_anoseg.utils.images import SUFFIXES, count_pages, find_images, read_image
 
 
@@ -18,41 +19,56 @@ class Files:
     Args:
         root: What names are relative to.
         paths: Files below it.
+        stop: Ends it, after the last page of a file.
     """
 
     missing = ""
 
-    def __init__(self, root: Path, paths: list[Path]) -> None:
-        self._root, self._paths = root, paths
+    def __init__(self, root: Path, paths: list[Path], stop: Stop) -> None:
+        self._root, self._paths, self._stop = root, paths, stop
 
     def __len__(self) -> int:
         """Return the number of files; some may have several pages."""
         return len(self._paths)
+
+    def rounds(self) -> Iterator[Iterable[Frame]]:
+        """Yield all files: they wait for nothing."""
+        yield self
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield every page of every file."""
         for path, (pages, first) in zip(
             self._paths, in_order(self._first_page, self._paths), strict=True
         ):
+            if self._stop.asked:
+                return
             yield first
-            yield from in_order(partial(self._page, path, pages), range(1, pages))
+            rest = partial(self._page, path, pages, first.time)
+            yield from in_order(rest, range(1, pages))
 
     def _first_page(self, path: Path) -> tuple[int, Frame]:
+        time = 0
         try:
+            time = written(path.stat())
             pages = count_pages(path)
         except Exception as error:  # noqa: BLE001 - as when it is read
-            return 1, Frame(self._name(path), None, _without_path(error, path))
-        return pages, self._page(path, pages, 0)
+            return 1, Frame(self._name(path), None, _without_path(error, path), time)
+        return pages, self._page(path, pages, time, 0)
 
-    def _page(self, path: Path, pages: int, page: int) -> Frame:
+    def _page(self, path: Path, pages: int, time: int, page: int) -> Frame:
         name = self._name(path) + (f"#{page + 1}" if pages > 1 else "")
         try:
-            return Frame(name, read_image(path, page))
+            return Frame(name, read_image(path, page), time=time)
         except Exception as error:  # noqa: BLE001 - decoders raise what they like
-            return Frame(name, None, _without_path(error, path))
+            return Frame(name, None, _without_path(error, path), time)
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self._root).as_posix()
+
+
+def written(status: os.stat_result) -> int:
+    """Return when a file was last written, as in a frame."""
+    return status.st_mtime_ns // 1000
 
 
 def images_below(folder: Path, output: Path | None = None) -> list[Path]:

@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from mmap import ACCESS_READ, mmap
 from pathlib import Path, PurePosixPath
 from threading import Lock
 
@@ -15,14 +16,15 @@ class Appended:
     """A file to which each write adds all of its bytes or nothing.
 
     Args:
-        path: Emptied if it exists.
+        path: Where.
+        kept: Go on where it ends instead of emptying it.
 
     Raises:
         OSError: If it cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb", buffering=0)
+    def __init__(self, path: Path, *, kept: bool) -> None:
+        self._file = path.open("ab" if kept else "wb", buffering=0)
         self._lock = Lock()
 
     def write(self, data: bytes) -> None:
@@ -38,8 +40,33 @@ class Appended:
         self._file.close()
 
 
-def entry(picture: PurePosixPath) -> bytes:
-    """Return what the journal says of a picture, named relative to the folder of results."""
+class Journal:
+    """The pictures that infer has written into a folder of results.
+
+    Args:
+        folder: Of results.
+        kept: Go on with the list of an earlier run.
+    """
+
+    def __init__(self, folder: Path, *, kept: bool) -> None:
+        self._path = folder / JOURNAL
+        self._list = Appended(self._path, kept=kept)
+        self.close = self._list.close
+
+    def add(self, picture: PurePosixPath) -> None:
+        """Note a picture, named relative to the folder, that is about to be written."""
+        self._list.write(_entry(picture))
+
+    def __contains__(self, picture: PurePosixPath) -> bool:
+        # Asked for pictures that exist already, which are few: no memory is spent on the others.
+        if not self._path.stat().st_size:
+            return False
+        with self._path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as names:
+            entry = _entry(picture)
+            return names[: len(entry)] == entry or names.find(b"\0" + entry) >= 0
+
+
+def _entry(picture: PurePosixPath) -> bytes:
     return os.fsencode(str(picture)) + b"\0"
 
 
@@ -66,10 +93,15 @@ def without_results(root: Path, paths: list[Path], output: Path | None) -> list[
     parents = {path.parent for path in paths}
     folders = {f for parent in parents for f in (parent, *parent.parents) if f.is_relative_to(root)}
     ours = None if output is None else output.resolve()
-    results = {f for f in folders if (f / JOURNAL).is_file() or f.resolve() == ours}
+    results = {folder for folder in folders if holds_results(folder, ours)}
     drawn = {folder / kind for folder in results for kind in KINDS}
     kept = {parent for parent in parents if drawn.isdisjoint((parent, *parent.parents))}
     return [path for path in paths if path.parent in kept]
+
+
+def holds_results(folder: Path, ours: Path | None) -> bool:
+    """Return whether infer has drawn into a folder, or will because it is ours (resolved)."""
+    return (folder / JOURNAL).is_file() or folder.resolve() == ours
 
 
 def _listed(folder: Path) -> Iterator[Path]:

@@ -1,47 +1,35 @@
 """A folder of results: a table, a summary, masks and overlays, right whenever one looks."""
 
-import csv
 import errno
-import io
 import json
 import re
 from collections import Counter
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anomalib_anoseg.inference.frames import Frame, reason
-from anomalib_anoseg.inference.journal import JOURNAL, Appended, entry, remove_earlier
+from anomalib_anoseg.inference.journal import Appended, Journal, remove_earlier
 from anomalib_anoseg.inference.pictures import encode, find_defects, outline, overlay_suffix
 from anomalib_anoseg.inference.segmenter import Prediction
+from anomalib_anoseg.inference.table import (
+    TABLE,
+    Row,
+    cut_incomplete,
+    line,
+    read_rows,
+    readable,
+    to_text,
+)
 from anomalib_anoseg.inference.thresholds import Thresholds
 from anomalib_anoseg.utils.files import complete_file
 from anomalib_anoseg.utils.images import SUFFIXES
 
+SUMMARY = "results.json"
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
-
-
-class Row(NamedTuple):
-    r"""What results.csv says of an image; columns that do not apply are empty.
-
-    Attributes:
-        file: Its name; bytes of it that are not UTF-8 are written as ``\udcXX``.
-        score: How defective it is, in [0, 1].
-        label: ``good``, or ``defective`` if the score exceeds the image threshold.
-        defect_area: Pixels of the image whose map exceeds the pixel threshold; 0 of a good one.
-        boxes: ``left top width height`` of each defect in pixels, the largest first, with ``;``
-            between them.
-        error: What went wrong. With a score, the image was judged but a picture is missing.
-    """
-
-    file: str
-    score: str = ""
-    label: str = ""
-    defect_area: str = ""
-    boxes: str = ""
-    error: str = ""
 
 
 class Records:
@@ -56,6 +44,8 @@ class Records:
         overlays: Write each image with its defects outlined, JPEG, or PNG if it is too large.
         thresholds: Above these an image and a pixel are defective.
         about: What results.json says beside the thresholds, the counts and how the run ended.
+        kept: Add to the rows and pictures of an earlier run instead, of the same model, thresholds
+            and input. The picture of a file that was written again replaces the earlier one.
 
     Attributes:
         counts: Images by "good", "defective" and "errors"; one that was judged but not drawn counts
@@ -64,6 +54,7 @@ class Records:
 
     Raises:
         OSError: If it cannot be written.
+        ValueError: If what is to be kept is of something else.
     """
 
     def __init__(
@@ -73,30 +64,41 @@ class Records:
         overlays: bool,
         thresholds: Thresholds,
         about: dict[str, Any],
+        *,
+        kept: bool = False,
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.ended = "running, or killed"
         self._folder, self._masks, self._overlays = folder, masks, overlays
-        self._thresholds, self._about = thresholds, about
+        self._thresholds = thresholds
+        cuts = {"image_threshold": thresholds.image, "pixel_threshold": thresholds.pixel}
+        self._about = about | cuts
         folder.mkdir(parents=True, exist_ok=True)
-        remove_earlier(folder)
-        self._journal = Appended(folder / JOURNAL)
-        self._table = Appended(folder / "results.csv")
-        self._table.write(_line(Row._fields))
+        if kept:
+            self._check_earlier()
+            cut_incomplete(folder / TABLE)
+            self._recount()
+        else:
+            remove_earlier(folder)
+        self._journal = Journal(folder, kept=kept)
+        self._table = Appended(folder / TABLE, kept=kept)
+        if not (folder / TABLE).stat().st_size:
+            self._table.write(line(Row._fields))
         # Room for the summary's end: a disk that is full by then can still be written to.
-        self._summary = (folder / "results.json").open("wb", buffering=0)
-        self._summarise()
+        self._summary = (folder / SUMMARY).open("wb", buffering=0)
+        self.summarise()
 
-    def close(self, error: BaseException | None = None) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None
+    ) -> None:
         """Close the table and write how the run ended; an error outvotes ``ended``."""
         if error is not None:
             self.ended = "interrupted" if isinstance(error, KeyboardInterrupt) else reason(error)
-            # It may have come between a row and its count.
-            self.counts = Counter()
-            with (self._folder / "results.csv").open(newline="", encoding="utf-8") as table:
-                for row in csv.DictReader(table):
-                    self._count(Row(**row))
-        self._summarise()
+            self._recount()  # it may have come between a row and its count
+        self.summarise()
         for file in (self._table, self._journal, self._summary):
             file.close()
 
@@ -107,7 +109,7 @@ class Records:
             OSError: If the disk is full; everything else is the row's error.
         """
         frame, prediction = seen
-        row = Row(readable(frame.name), error=frame.error)
+        row = Row(readable(frame.name), time=to_text(frame.time), error=frame.error)
         if frame.image is None or prediction is None:
             return row
         try:
@@ -132,8 +134,45 @@ class Records:
 
     def append(self, row: Row) -> None:
         """Add a row to the table."""
-        self._table.write(_line(row))
+        self._table.write(line(row))
         self._count(row)
+
+    def summarise(self) -> None:
+        """Write results.json as of now."""
+        names = ("images", "good", "defective", "errors")
+        counts = {name: self.counts[name] for name in names}
+        summary = self._about | counts | {"ended": readable(self.ended)}
+        self._summary.seek(0)
+        self._summary.write(json.dumps(summary, indent=2).encode() + b"\n")
+        self._summary.truncate()
+
+    def report(self) -> str:
+        """Return in two lines what was found, and where it is."""
+        counts, cuts = self.counts, self._thresholds
+        return (
+            f"{counts['images']} images: {counts['good']} good, {counts['defective']} defective, "
+            f"{counts['errors']} with errors; thresholds {cuts.image:g} (image) and "
+            f"{cuts.pixel:g} (pixel)\n{readable(str(self._folder / TABLE))}"
+        )
+
+    def _check_earlier(self) -> None:
+        """Refuse to mix in one table what cannot be compared."""
+        path = self._folder / SUMMARY
+        try:
+            earlier = json.loads(path.read_bytes())
+        except (OSError, ValueError):  # none, or cut short by a power failure
+            return
+        for name, value in self._about.items():
+            if earlier.get(name) != value:
+                msg = (
+                    f"{path}: {name} was {earlier.get(name)}, now {value}: choose another --output"
+                )
+                raise ValueError(msg)
+
+    def _recount(self) -> None:
+        self.counts = Counter()
+        for row in read_rows(self._folder / TABLE):
+            self._count(row)
 
     def _count(self, row: Row) -> None:
         self.counts.update([row.label] if row.label else [])
@@ -144,30 +183,14 @@ class Records:
         relative = PurePosixPath(kind) / picture_name(name, suffix)
         path = self._folder / relative
         data = encode(suffix, picture)
-        if path.exists():
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._journal.add(relative)
+        elif relative not in self._journal:
             msg = f"{path} exists, and is none of infer's: choose another --output"
             raise FileExistsError(msg)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._journal.write(entry(relative))
         with complete_file(path) as part:
             part.write_bytes(data)
-
-    def _summarise(self) -> None:
-        names = ("images", "good", "defective", "errors")
-        summary = self._about | {
-            "image_threshold": self._thresholds.image,
-            "pixel_threshold": self._thresholds.pixel,
-            **{name: self.counts[name] for name in names},
-            "ended": readable(self.ended),
-        }
-        self._summary.seek(0)
-        self._summary.write(json.dumps(summary, indent=2).encode() + b"\n")
-        self._summary.truncate()
-
-
-def readable(text: str) -> str:
-    """Return text that can be written as UTF-8, whatever bytes a file's name has."""
-    return text.encode(errors="backslashreplace").decode()
 
 
 def picture_name(name: str, suffix: str) -> str:
@@ -178,9 +201,3 @@ def picture_name(name: str, suffix: str) -> str:
     stem = PurePosixPath(name[: -len(suffix)])
     taken = stem.suffix.lower() in SUFFIXES or re.search(r"#\d+$", stem.name)
     return name if name.lower().endswith(suffix) and not taken else name + suffix
-
-
-def _line(row: tuple[str, ...]) -> bytes:
-    line = io.StringIO()
-    csv.writer(line).writerow(row)
-    return line.getvalue().encode()

@@ -5,11 +5,14 @@ from pathlib import Path
 
 from anomalib_anoseg.inference.files import Files, images_below, images_matching
 from anomalib_anoseg.inference.frames import Source
+from anomalib_anoseg.inference.live import Live
+from anomalib_anoseg.inference.stopping import Stop
 from anomalib_anoseg.inference.video import Video, is_live
+from anomalib_anoseg.inference.watch import Watch
 from anomalib_anoseg.utils.images import SUFFIXES
 
 
-def open_source(source: str, output: Path | None = None) -> Source:
+def open_source(source: str, output: Path | None, every: int, stop: Stop) -> Source:
     """Return the frames of a source, in order.
 
     Args:
@@ -17,20 +20,54 @@ def open_source(source: str, output: Path | None = None) -> Source:
             address of a stream; or the index of a camera.
         output: The folder of results. Masks and overlays there, and in those of earlier runs, are
             no input.
+        every: Of a video, stream or camera, each such frame.
+        stop: Ends it.
 
     Raises:
         FileNotFoundError: If there is no such file, or the folder or the glob has no images.
-        ValueError: If a video, stream or camera cannot be opened.
+        ValueError: If a video, stream or camera cannot be opened, or ``every`` cannot be used.
     """
     path = Path(source)
+    if _is_moving(path) if path.exists() else is_live(source):
+        return _moving(source, _checked(every), stop)
+    if every != 1:
+        msg = f"--every is for a video, stream or camera, which {source} is not"
+        raise ValueError(msg)
     if path.is_dir():
-        return Files(path, images_below(path, output))
+        return Files(path, images_below(path, output), stop)
     if path.exists():
-        is_image = path.suffix.lower() in SUFFIXES
-        return Files(path.parent, [path]) if is_image else Video(source)
-    if is_live(source):
-        return Video(source)
+        return Files(path.parent, [path], stop)
     if glob.has_magic(source):
-        return Files(*images_matching(source, output))
+        return Files(*images_matching(source, output), stop)
     msg = f"{source}: no such file or folder"
     raise FileNotFoundError(msg)
+
+
+def open_watch(folder: str, output: Path, every: int, stop: Stop) -> Source:
+    """Return the images that are in a folder and those that appear in it.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If something else is asked for, or the table in output has other columns.
+    """
+    if every != 1:
+        msg = "--every is for a video, stream or camera; --watch judges each image"
+        raise ValueError(msg)
+    return Watch(Path(folder), output, stop)
+
+
+def _is_moving(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() not in SUFFIXES
+
+
+def _moving(source: str, every: int, stop: Stop) -> Source:
+    video = Video(source, every, stop)
+    # A file behind an address knows its length, and waits.
+    return Live(video, stop) if is_live(source) and not len(video) else video
+
+
+def _checked(every: int) -> int:
+    if every < 1:
+        msg = f"--every must be 1 or more, got {every}"
+        raise ValueError(msg)
+    return every

@@ -2,13 +2,16 @@
 
 import os
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from anomalib_anoseg.inference.frames import Frame, reason
+from anomalib_anoseg.inference.stopping import Stop
 
 SILENT = 0  # OpenCV's level of logging
 # Some formats state a duration and no number of frames: OpenCV's is then an estimate.
@@ -26,14 +29,16 @@ class Video:
 
     Args:
         source: Path, address, or the index of a camera.
+        every: Give each such frame, the first one included; the others are not even converted.
+        stop: Ends it.
 
     Raises:
         ValueError: If it cannot be opened.
     """
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, every: int, stop: Stop) -> None:
         self.missing = ""
-        self._source = source
+        self._source, self._every, self._stop = source, every, stop
         self._video = _open(source)
         if not self._video.isOpened():
             kind = "as a stream or camera" if is_live(source) else "as an image or video"
@@ -41,31 +46,49 @@ class Video:
             raise ValueError(msg)
 
     def __len__(self) -> int:
-        """Return how many frames it says it has."""
+        """Return how many of its frames there are to judge, as far as it says."""
+        return (self._expected + self._every - 1) // self._every
+
+    @property
+    def _expected(self) -> int:
         return max(0, int(self._video.get(cv2.CAP_PROP_FRAME_COUNT)))
 
+    def rounds(self) -> Iterator[Iterable[Frame]]:
+        """Yield the video: a file waits for nothing."""
+        yield self
+
     def __iter__(self) -> Iterator[Frame]:
-        """Yield every frame until the source ends."""
+        """Yield every frame that is asked for until the source ends."""
         number, last = 0, 0.0
         try:
-            while True:
+            while not self._stop.asked:
                 try:
-                    found, image = self._video.read()
+                    found, image = self._next(wanted=number % self._every == 0)
                 except Exception as error:  # noqa: BLE001 - OpenCV's and the memory's
                     self.missing = f"{self._source}: frame {number} cannot be read: {reason(error)}"
                     return
                 if not found:
-                    break
+                    self.missing = self._not_given(number, last)
+                    return
                 last = self._video.get(cv2.CAP_PROP_POS_MSEC)
-                yield Frame(f"{number:06}", np.ascontiguousarray(image[..., ::-1], np.uint8))
+                if image is not None:
+                    now = 0 if self._expected else time.time_ns() // 1000
+                    yield Frame(f"{number:06}", image, time=now)
                 number += 1
-            self.missing = self._not_given(number, last)
         finally:
             self._video.release()
 
+    def _next(self, *, wanted: bool) -> tuple[bool, NDArray[np.uint8] | None]:
+        """Return whether there is a next frame, and what it shows if that is wanted."""
+        found = self._video.grab()
+        if not (found and wanted):
+            return found, None
+        found, image = self._video.retrieve()
+        return found, np.ascontiguousarray(image[..., ::-1], np.uint8) if found else None
+
     def _not_given(self, number: int, last: float) -> str:
         """Return what is missing after so many frames; the last one was shown at so many ms."""
-        expected = len(self)
+        expected = self._expected
         if not expected:
             after = f"{self._source}: ended after {number} frames"
             live = is_live(self._source)
