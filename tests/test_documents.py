@@ -27,6 +27,11 @@ DOCUMENTS = [
 NOT_RUN = {
     "make": "installs, or runs for many minutes; CI runs make itself",
     "pip install": "needs a package index",
+    "python -m build": "test_edge.py runs it, and the next four",
+    "python -m venv edge": "",
+    "edge/bin/": "",
+    "cd edge/": "",
+    "rm -f cache.json": "",
     "anomalib train --model AnoSeg --data MVTecAD": "needs MVTec AD and two GPUs",
     "torchrun": "needs two machines",
     "python benchmarks/compare.py": "trains for three hours",
@@ -34,6 +39,8 @@ NOT_RUN = {
     "for config in configs/benchmark": "needs MVTec AD; test_benchmark_configs.py builds models",
     "anomalib-anoseg report": "needs results of the two before; test_report.py runs it",
 }
+if shutil.which("cmake") is None:
+    NOT_RUN |= dict.fromkeys(("cmake", "build/cpp/inspect"), "needs a C++ compiler and CMake")
 # Added at the end of what trains.
 SMALL = {
     "anomalib": 'train) set -- "$@" --trainer.max_steps 2 --data.num_workers 0 '
@@ -77,7 +84,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, demo_root: Path) -> Path
     for category in ("bottle", "bdp01"):
         shutil.copytree(part, folder / "DATASETS" / category)
     shutil.copytree(part, folder / "datasets/SurfaceDemo/part")
-    for name in ("configs", "benchmarks"):
+    for name in ("configs", "benchmarks", "examples"):
         (folder / name).symlink_to(PROJECT / name)
     (folder / "bin").mkdir()
     programs = {
