@@ -48,7 +48,7 @@ def main() -> int:
         prog=PROGRAM,
         description="Commands beside those of anomalib. Each has its own --help.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="\n".join(f"{name:>8}  {command.summary}" for name, command in COMMANDS.items()),
+        epilog="\n".join(f"{name:>10}  {command.summary}" for name, command in COMMANDS.items()),
     )
     choice.add_argument("command", choices=COMMANDS)
     name = choice.parse_args(sys.argv[1:2]).command
@@ -56,6 +56,11 @@ def main() -> int:
         return run(name, sys.argv[2:])
     except KeyboardInterrupt:
         return 130
+    except ModuleNotFoundError as error:  # where only what infer needs is installed
+        if str(error.name).startswith("anomalib_anoseg"):
+            raise
+        print(f"error: {name} needs {error.name}: install the package as a whole", file=sys.stderr)  # noqa: T201
+        return 2
     except (OSError, ValueError, argparse.ArgumentError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         return 2

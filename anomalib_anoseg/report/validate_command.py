@@ -139,7 +139,7 @@ def _lines(about: dict[str, str], found: dict[str, Any]) -> list[str]:
             for name in ("map", "score")
         ),
         f"{verdict} the tolerance of {found['tolerance']:g}",
-        f"labels flipped: {len(found['flipped_labels'])} {' '.join(found['flipped_labels'])}",
+        " ".join(["labels flipped:", str(len(found["flipped_labels"])), *found["flipped_labels"]]),
         f"pixels of masks flipped: {found['flipped_mask_pixels']:.4%}",
     ]
     return lines + (_figures(found) + _choices(about, found) if "figures" in found else [])
@@ -187,10 +187,10 @@ def _choices(about: dict[str, str], found: dict[str, Any]) -> list[str]:
     once = f"infer --image_threshold {proposed['threshold']:.8g}"
     return [
         *lines,
-        "proposed by these very images: expect a little less of others. Nothing was changed. This",
-        "applies it; add the other options of your export:",
+        "Nothing was changed. The proposal fits these images; on others it will do a little worse.",
+        "To apply it, with the other options of your export:",
         f"  {_export_command(about, found, proposed['sensitivity'])}",
-        f"or, for one run: {once}",
+        f"Or, for one run: {once}",
     ]
 
 
