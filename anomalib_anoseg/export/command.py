@@ -1,12 +1,9 @@
 """Export a trained model, with other thresholds if asked for."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from anomalib_anoseg.utils.checks import require_within
-
-if TYPE_CHECKING:
-    from anomalib.data import AnomalibDataModule
 
 
 def export(
@@ -61,6 +58,8 @@ def export(
         raise ValueError(msg)
     from anomalib.deploy import CompressionType
 
+    from anomalib_anoseg.data.cases import datamodule
+
     # Further down than this package: a command is where everything meets.
     from anomalib_anoseg.lightning_model import AnoSeg
 
@@ -91,16 +90,3 @@ def _set_sensitivities(post_processor: object, image: float | None, pixel: float
             msg = f"{name} needs a post-processor, which this model was trained without"
             raise ValueError(msg)
         setattr(post_processor, name, value)
-
-
-def datamodule(path: Path) -> "AnomalibDataModule":
-    """Return the good images of a folder, or the data module that a YAML file describes."""
-    from anomalib.data import Folder, get_datamodule
-    from omegaconf import OmegaConf
-
-    if path.suffix in {".yaml", ".yml"}:
-        config = OmegaConf.load(path)
-        return get_datamodule(config if "data" in config else OmegaConf.create({"data": config}))
-    return Folder(
-        name=path.name, normal_dir=path.resolve(), test_split_mode="none", val_split_mode="none"
-    )
