@@ -34,6 +34,7 @@ COMMANDS = {
     "report": Command("report.commands", "compare models: a page and Markdown", "results", "+"),
     "sheet": Command("report.sheet", "see synthetic anomalies of your own images", "folder"),
     "export": Command("export.command", "export a checkpoint, with other sensitivities if wanted"),
+    "adapt": Command("training.adapt_command", "take new parts for good without a new training"),
     "config": Command("utils.configs", "name the configurations for anomalib train", "name", "?"),
 }
 

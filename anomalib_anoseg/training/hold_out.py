@@ -1,6 +1,6 @@
 """Good images that training does not see, to set thresholds by."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from anomalib.data import AnomalibDataModule
 from anomalib.data.utils import LabelName, ValSplitMode
@@ -37,11 +37,11 @@ class HeldOut:
         if datamodule.val_split_mode in (ValSplitMode.FROM_TRAIN, ValSplitMode.SYNTHETIC):
             source = datamodule.val_data
             good = (source.samples.label_index == LabelName.NORMAL).to_numpy().nonzero()[0].tolist()
-            chosen = _spread(good)
+            chosen = spread(good)
         else:
             source = self._training
             everything = range(len(source))
-            chosen = _spread(everything)
+            chosen = spread(everything)
             others = sorted(set(everything) - set(chosen))
             remaining = source.subsample(others) if others else source
         # The tiled ensemble's collate_fn resizes; it has none of the data set's own.
@@ -54,7 +54,7 @@ class HeldOut:
         self._datamodule.train_data = self._training
 
 
-def _spread(indices: "range | list[int]") -> list[int]:
-    """Return a share of the indices, evenly spread over them."""
-    count = max(1, min(MOST, round(SHARE * len(indices))))
+def spread(indices: Sequence[int], share: float = SHARE) -> list[int]:
+    """Return a share of the indices, at least one and at most 64, evenly spread over them."""
+    count = max(1, min(MOST, round(share * len(indices))))
     return [indices[(2 * k + 1) * len(indices) // (2 * count)] for k in range(count)]
