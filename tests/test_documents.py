@@ -20,6 +20,7 @@ DOCUMENTS = [
     PROJECT / "README.md",
     *(PROJECT / f"docs/{name}.md" for name in ("tuning", "thresholds", "deployment", "results")),
     PROJECT / "docs/images.md",
+    PROJECT / "docs/operation.md",
     PROJECT / "docs/speed.md",
     PROJECT / "docs/troubleshooting.md",
 ]
@@ -71,7 +72,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, demo_root: Path) -> Path
     part = demo_root / "part"
     for source, name in (
         ("train/good", "good"), ("test/hole", "defective"), ("ground_truth/hole", "masks"),
-        ("test/missing", "new"),
+        ("test/missing", "new"), ("test/good", "new_good"),
     ):  # fmt: skip
         shutil.copytree(part / source, folder / "images" / name)
     for category in ("bottle", "bdp01"):
