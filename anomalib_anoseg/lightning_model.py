@@ -41,13 +41,19 @@ from anomalib_anoseg.post_processor import PostProcessor
 from anomalib_anoseg.pre_processor import PreProcessor
 from anomalib_anoseg.synthesis.laws import Anomalies, Variation, laws_from
 from anomalib_anoseg.synthesis.variation import variation_from
-from anomalib_anoseg.torch_model import AnoSegModel, Segmentation, check_images
+from anomalib_anoseg.torch_model import SMALLEST_SIDE, AnoSegModel, Segmentation, check_images
+from anomalib_anoseg.training.crops import CropBatch, RandomCrops
 from anomalib_anoseg.training.data_check import DataCheck
 from anomalib_anoseg.training.last_checkpoint import LastCheckpoint
 from anomalib_anoseg.training.learning_rate import resume_with, warmup_cosine
 from anomalib_anoseg.training.loss_guard import LossGuard, check_weights
 from anomalib_anoseg.training.random_draws import RandomDraws
-from anomalib_anoseg.training.remembering import TrainingImages, numbers_of, warn_of_changes
+from anomalib_anoseg.training.remembering import (
+    TrainingImages,
+    loaders_of,
+    numbers_of,
+    warn_of_changes,
+)
 from anomalib_anoseg.training.restoration import (
     is_resumed,
     kind_of,
@@ -101,6 +107,9 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
             both this and reconstruction_weight at 0 no image decoder is built either.
         image_score: Where an image's score comes from. "map" is the map alone, ours; "detector" is
             the paper's second GAN, trained in the same run and exported with the model.
+        train_crop: Train on random square crops of this side, in pixels, with their place in the
+            image, and judge whole images: for defects that are small in large images. Give the
+            pre-processor the size at which they can be seen, or "native".
         learning_rate: Highest rate of AdamW; warmed up, then lowered along a cosine.
         torch_compile: Compile what a training step calls, which takes minutes at its start; the
             synthetic anomalies on a GPU only.
@@ -134,6 +143,7 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         reconstruction_weight: float = 0.0,
         adversarial_weight: float = 0.0,
         image_score: Literal["map", "detector"] = "map",
+        train_crop: int | None = None,
         learning_rate: float = 1e-3,
         torch_compile: bool = False,
         max_epochs: int | None = None,
@@ -156,12 +166,18 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         if max_epochs is not None:
             require_within("max_epochs", max_epochs, -1, math.inf)
             require_whole("max_epochs", max_epochs)
+        if train_crop is not None:
+            require_within("train_crop", train_crop, SMALLEST_SIDE, math.inf)
+            require_whole("train_crop", train_crop)
         require_within("memory_rows", memory_rows, 1, math.inf)
         require_whole("memory_rows", memory_rows)
         require_one_of("segmentation_loss", segmentation_loss, SEGMENTATION_LOSSES)
         require_one_of("image_score", image_score, ("map", "detector"))
         if image_score == "detector" and laws.synthetic_share == 1:
             msg = "image_score 'detector' needs good images: synthetic_share must be below 1, got 1"
+            raise ValueError(msg)
+        if image_score == "detector" and train_crop is not None:
+            msg = "image_score 'detector' judges whole images: train it without train_crop"
             raise ValueError(msg)
         super().__init__(
             pre_processor=pre_processor,
@@ -183,6 +199,7 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         self.torch_compile: bool = arguments["torch_compile"]
         self.max_epochs: int | None = arguments["max_epochs"]
         self.seed: int | None = arguments["seed"]
+        self.train_crop: int | None = arguments["train_crop"]
         self.learning_rate: float = arguments["learning_rate"]
         self.reconstruction_weight: float = arguments["reconstruction_weight"]
         self.adversarial_weight: float = arguments["adversarial_weight"]
@@ -249,7 +266,17 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
                 module.compile(dynamic=False)  # inductor has no random integers of open shapes
 
     def on_train_start(self) -> None:
-        """Remember the good images, in one process for all; a resumed run has a memory."""
+        """Remember the good images, whole, then train on crops of them, if asked for."""
+        self._remember()
+        for loader in loaders_of(self.trainer.train_dataloader):
+            collate = loader.collate_fn
+            if isinstance(collate, RandomCrops):  # of a run before this one
+                collate = collate.collate
+            crops = self.train_crop and RandomCrops(self.train_crop, collate)
+            loader.collate_fn = crops or collate
+
+    def _remember(self) -> None:
+        """Fill the memory, in one process for all; a resumed run has one."""
         memory, trainer = self.model.memory, self.trainer
         if memory is None:
             return
@@ -291,7 +318,8 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         owners = None
         if self.model.memory is not None:
             owners = numbers_of(batch).to(self.device, non_blocking=True)
-        output: Segmentation = self.model(images, owners)
+        place = batch.place if isinstance(batch, CropBatch) else None
+        output: Segmentation = self.model(images, owners, place)
         losses = self._segmentation_losses(images, masks, output)
         critics = {}
         if self.discriminator is not None:
@@ -464,9 +492,23 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         if self.seed is not None:
             # Lightning's last hook before the data are set up, which anomalib may split at random.
             seed_everything(self.seed, workers=True, verbose=False)
+        self._refuse_tiler()
         callbacks: Any = super().configure_callbacks()
         # The check before anybody reads an image.
         return [DataCheck(), *callbacks, RandomDraws(), LastCheckpoint()]
+
+    def _refuse_tiler(self) -> None:
+        """Name what to use instead of anomalib's tiler, which would cut crops without a place."""
+        from anomalib.callbacks import TilerConfigurationCallback  # loads the models itself
+
+        for callback in getattr(self._trainer, "callbacks", ()):
+            if isinstance(callback, TilerConfigurationCallback) and callback.enable:
+                msg = (
+                    "AnoSeg takes no TilerConfigurationCallback: it trains on crops and judges "
+                    "whole images. Leave the callback out and give --model.train_crop 256 "
+                    "--model.pre_processor.init_args.image_size native, as configs/fine.yaml does"
+                )
+                raise ValueError(msg)
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:

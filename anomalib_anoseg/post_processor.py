@@ -1,7 +1,7 @@
 """Thresholds that need no defective image, and a normalisation that loses nothing."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,16 +10,16 @@ from anomalib.data import AnomalibDataModule, ImageBatch
 from anomalib.post_processing import PostProcessor as AnomalibPostProcessor
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from anomalib_anoseg.anomaly_generator import AnomalyGenerator
 from anomalib_anoseg.evaluation.metrics import IoUMax
+from anomalib_anoseg.training.crops import random_crops
 from anomalib_anoseg.training.hold_out import HeldOut
 from anomalib_anoseg.utils.seeds import own_seed
-from anomalib_anoseg.utils.shapes import Images, Masks, Verdicts
+from anomalib_anoseg.utils.shapes import Images, Masks, Places, Verdicts
 
 SYNTHETIC_IMAGES = 64  # at least; few held-out images are used several times
-BATCH = 16
+BATCH, PIXELS = 16, 2**22  # at most at once, whichever is less
 WITHIN = (1e-6, 1 - 1e-6)
 
 
@@ -136,34 +136,33 @@ class PostProcessor(AnomalibPostProcessor):
 
         Args:
             module: AnoSeg in evaluation mode.
-            images: Normal images in [0, 1] as the network sees them, (1, c, h, w) each.
+            images: Good images in [0, 1] as the network sees them, (1, c, h, w) each.
         """
-        # Without a pre-processor sizes may differ; anomalib, too, makes those of a batch equal.
-        size = images[0].shape[-2:]
-        normal = torch.cat(
-            [i if i.shape[-2:] == size else interpolate(i, size, mode="bilinear") for i in images]
-        )
         generator = AnomalyGenerator(replace(module.anomaly_generator.anomalies, synthetic_share=1))
         scores: list[list[Tensor]] = [[], []]
         remembers = module.model.memory is not None
         best = IoUMax(fields=["anomaly_map", "gt_mask"]).to(module.device)
 
-        def look(images: Images, masks: Masks, label: int) -> None:
-            answer = module.model(images)
+        def look(images: Images, masks: Masks, label: int, place: Places | None = None) -> None:
+            answer = module.model(images, place=place)
             scores[label].append(answer.pred_score)
             if not remembers:
                 best.update(ImageBatch(images, anomaly_map=answer.anomaly_map, gt_mask=masks > 0))
 
         with own_seed(0):  # always the same anomalies; training's random numbers are left alone
-            batches = torch.split(normal.to(module.device), BATCH)
             if remembers:
-                module.model.decision.fit([module.model.witnesses(batch) for batch in batches])
-            for batch in batches:
-                nothing = torch.zeros_like(batch[:, :1])
-                look(batch, nothing, 0)
-                for _ in range(math.ceil(SYNTHETIC_IMAGES / len(normal))):
-                    synthetic, masks = generator(batch, nothing)
-                    look(synthetic, masks, 1)
+                batches = _in_batches(images, module.device)
+                module.model.decision.fit(map(module.model.witnesses, batches))
+            for batch in _in_batches(images, module.device):
+                look(batch, torch.zeros_like(batch[:, :1]), 0)
+                # A model trained on crops knows synthetic anomalies by their size in pixels, and
+                # an image's score is that of its worst place, however much lies around it.
+                parts, place = batch, None
+                if module.train_crop is not None:
+                    parts, place = random_crops(batch, module.train_crop)
+                for _ in range(math.ceil(SYNTHETIC_IMAGES / len(images))):
+                    synthetic, masks = generator(parts, torch.zeros_like(parts[:, :1]))
+                    look(synthetic, masks, 1, place)
         # From scratch alone scores of synthetic anomalies reach so high that halfway to them misses
         # what the real ones give: 18 of 48 on the demo, where separate misses 6.
         rule = halfway if remembers else separate
@@ -184,6 +183,20 @@ class PostProcessor(AnomalibPostProcessor):
         below = 0.5 * (preds - norm_min) / (threshold - norm_min)
         above = 0.5 + 0.5 * (preds - threshold) / (norm_max - threshold)
         return torch.where(preds > threshold, above, below).clamp(0, 1)
+
+
+def _in_batches(images: Sequence[Images], device: torch.device) -> Iterator[Images]:
+    """Yield images of equal size, not more than a batch, nor than fit into memory."""
+    batch: list[Images] = []
+    for image in images:
+        size = image.shape[-2:]
+        most = max(1, min(BATCH, PIXELS // size.numel()))
+        if batch and (batch[0].shape[-2:] != size or len(batch) == most):
+            yield torch.cat(batch).to(device)
+            batch = []
+        batch.append(image)
+    if batch:
+        yield torch.cat(batch).to(device)
 
 
 def halfway(good: Verdicts, bad: Verdicts) -> Tensor:

@@ -1,6 +1,6 @@
 """One resize for training, test and export: the same pixels reach the network everywhere."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from anomalib.pre_processing import PreProcessor as AnomalibPreProcessor
@@ -8,6 +8,8 @@ from anomalib.pre_processing.utils.spec import transform_to_spec
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import Resize
+
+NATIVE: Literal["native"] = "native"
 
 
 class PreProcessor(AnomalibPreProcessor):
@@ -18,12 +20,16 @@ class PreProcessor(AnomalibPreProcessor):
 
     Args:
         image_size: Height and width in pixels of what the network sees; AnoSeg's needs 33 or more.
+            "native" leaves every image at its own size.
 
     Raises:
         ValueError: If a side is not positive.
     """
 
-    def __init__(self, image_size: tuple[int, int] = (256, 256)) -> None:
+    def __init__(self, image_size: tuple[int, int] | Literal["native"] = (256, 256)) -> None:
+        if image_size == NATIVE:
+            super().__init__()
+            return
         height, width = image_size
         # Not the network's own limit: anomalib's tiled ensemble asks for 10 x 10 as a stand-in.
         if min(height, width) < 1:
@@ -37,6 +43,8 @@ class PreProcessor(AnomalibPreProcessor):
 
         The equivalent is what anomalib's own PreProcessor restores from the checkpoint.
         """
+        if self.transform is None:
+            return {"image_size": NATIVE, "transform": None}
         if not isinstance(self.transform, MatrixResize):
             return super().checkpoint_config()
         size = list(self.transform.size)
@@ -45,7 +53,7 @@ class PreProcessor(AnomalibPreProcessor):
     def load_checkpoint_config(self, config: dict[str, Any]) -> None:
         """Restore what either this class or anomalib's PreProcessor has saved."""
         size = config.get("image_size")
-        if size is None:
+        if size in (None, NATIVE):
             super().load_checkpoint_config(config)
         else:
             self._resize_to(tuple(size))

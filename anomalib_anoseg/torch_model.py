@@ -16,8 +16,9 @@ from anomalib_anoseg.networks.decoders import MemoryDecoder, PaperDecoder, SkipD
 from anomalib_anoseg.networks.detector import Detector
 from anomalib_anoseg.networks.encoder import Encoder, crop
 from anomalib_anoseg.networks.memory import Memory
+from anomalib_anoseg.networks.tiles import ONE_PASS, in_tiles
 from anomalib_anoseg.utils.checks import require_images, require_one_of
-from anomalib_anoseg.utils.shapes import Images, Indices, Logits, Masks, Verdicts
+from anomalib_anoseg.utils.shapes import Images, Indices, Logits, Masks, Places, Verdicts
 
 SMALLEST_SIDE = 33  # the coarsest map then has 2 x 2 pixels, which batch normalisation needs
 SCORE_WINDOW = 5
@@ -91,16 +92,17 @@ class AnoSegModel(nn.Module):
             self.decision = Decision()
 
     def forward(
-        self, images: Images, owners: Indices | None = None
+        self, images: Images, owners: Indices | None = None, place: Places | None = None
     ) -> Segmentation | InferenceBatch:
         """Segment images in [0, 1] of at least 33 x 33 pixels, any size.
 
         Args:
             images: (b, 3, h, w).
             owners: Under which number each image is remembered itself, (b,), see :class:`Memory`.
+            place: Where the images lie, if they are crops of larger ones.
         """
         if self.training:
-            features = self.encoder(images)
+            features = self.encoder(images, place=place)
             logits = crop(self.map_decoder(features), images)
             reconstruction = memory_logits = None
             if self.image_decoder is not None:
@@ -108,13 +110,13 @@ class AnoSegModel(nn.Module):
                 reconstruction = crop(self.image_decoder(features[1:]), images).sigmoid()
             if self.memory is not None:
                 recollection = self.memory(images, owners)
-                memory_logits = crop(self.memory_decoder(*recollection[:2]), images)
+                memory_logits = crop(self.memory_decoder(*recollection[:2], place), images)
             return Segmentation(logits, reconstruction, memory_logits)
         if not torch.compiler.is_compiling():
             check_images(images)
         # anomalib's TorchInferencer calls this with gradients on.
         with torch.no_grad():
-            witnesses = self.witnesses(images, owners)
+            witnesses = self.witnesses(images, owners, place)
             drawn = witnesses[0].unsqueeze(1).sigmoid()
             anomaly_map = drawn if self.memory is None else self.decision(*witnesses)
             if self.detector is None:
@@ -123,14 +125,28 @@ class AnoSegModel(nn.Module):
                 score = self.detector(images, drawn)  # trained beside the paper's network
         return InferenceBatch(pred_score=score, anomaly_map=anomaly_map)
 
-    def witnesses(self, images: Images, owners: Indices | None = None) -> list[Tensor]:
-        """Return what each of the three says before the decision, or the only one, (b, h, w)."""
-        said = [self.map_decoder(self.encoder(images))]
-        if self.memory is not None:
-            recollection = self.memory(images, owners)
-            said += [self.memory_decoder(*recollection[:2]), recollection.distance]
+    def witnesses(
+        self, images: Images, owners: Indices | None = None, place: Places | None = None
+    ) -> list[Tensor]:
+        """Return what each of the three says before the decision, or the only one, (b, h, w).
+
+        What is too large for one pass is looked at in tiles.
+        """
+        if torch.compiler.is_compiling() or images[0, 0].numel() <= ONE_PASS:
+            said = self._look(images, owners, place)
+        else:
+            strides = [1] * (1 if self.memory is None else 3)
+            said = in_tiles(lambda tile, at: self._look(tile, owners, at), images, strides)
         # Planes, not one channel: OpenVINO computes with those ten times as fast.
         return [crop(one, images).float().squeeze(1) for one in said]
+
+    def _look(self, images: Images, owners: Indices | None, place: Places | None) -> list[Tensor]:
+        """Return the same as maps of the padded images."""
+        said = [self.map_decoder(self.encoder(images, place=place))]
+        if self.memory is not None:
+            recollection = self.memory(images, owners)
+            said += [self.memory_decoder(*recollection[:2], place), recollection.distance]
+        return said
 
 
 def check_images(images: Images) -> None:

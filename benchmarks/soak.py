@@ -158,7 +158,7 @@ def images_lost(folder: Path) -> str:
     for damage in (lose, cut):
         for workers in (0, 2):
             own = folder / f"{damage.__name__}{workers}"
-            surface_demo.write_part(own / "part", train=12, good=1, each=1)
+            surface_demo.write_part(own / "part", counts=surface_demo.Counts(12, 1, 1))
             images = sorted((own / "part/train/good").glob("*.png"))
 
             class Damage(Callback):
@@ -257,7 +257,7 @@ def main() -> int:
     failed = 0
     with tempfile.TemporaryDirectory() as name:
         root = Path(name) / "data"
-        surface_demo.write_part(root / "part", train=24, good=1, each=1)
+        surface_demo.write_part(root / "part", counts=surface_demo.Counts(24, 1, 1))
         parts: dict[str, Callable[[Path], str]] = {
             "kill -9": lambda folder: kills(root, folder, arguments.kills),
             "full disk": lambda folder: full_disk(root, folder),

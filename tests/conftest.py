@@ -89,5 +89,5 @@ def quiet_engine(root: Path, **arguments: Any) -> Engine:
 def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the root of a small SurfaceDemo: fewer images, drawn as in the real one."""
     root = tmp_path_factory.mktemp("demo")
-    surface_demo.write_part(root / "part", train=12, good=4, each=2)
+    surface_demo.write_part(root / "part", counts=surface_demo.Counts(12, 4, 2))
     return root

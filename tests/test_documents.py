@@ -77,7 +77,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, demo_root: Path) -> Path
         shutil.copytree(part / source, folder / "images" / name)
     for category in ("bottle", "bdp01"):
         shutil.copytree(part, folder / "DATASETS" / category)
-    shutil.copytree(part, folder / "datasets/SurfaceDemo/part")
+    for size in ("part", "part_2048"):  # not drawn at that size, which would take minutes
+        shutil.copytree(part, folder / "datasets/SurfaceDemo" / size)
     for name in ("configs", "benchmarks"):
         (folder / name).symlink_to(PROJECT / name)
     (folder / "bin").mkdir()

@@ -107,7 +107,8 @@ class Difference(nn.Module):
 
     memory = None
 
-    def forward(self, images: Tensor) -> InferenceBatch:
+    def forward(self, images: Tensor, place: None = None) -> InferenceBatch:
+        del place
         maps = 0.1 + (images - 0.2).abs().mean(1, keepdim=True) / 2
         return InferenceBatch(pred_score=maps.amax((1, 2, 3)), anomaly_map=maps)
 
@@ -115,7 +116,7 @@ class Difference(nn.Module):
 class Model(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.pre_processor = None
+        self.pre_processor = self.train_crop = None
         self.model: nn.Module = Difference()
         self.anomaly_generator = AnomalyGenerator(Anomalies(colour_share=1.0))
         self.device = torch.device("cpu")
@@ -139,7 +140,8 @@ def test_a_map_that_tells_nothing_gives_numbers(value: float) -> None:
     class Blind(nn.Module):
         memory = None
 
-        def forward(self, images: Tensor) -> InferenceBatch:
+        def forward(self, images: Tensor, place: None = None) -> InferenceBatch:
+            del place
             maps = torch.full_like(images[:, :1], value)
             return InferenceBatch(pred_score=maps[:, 0, 0, 0], anomaly_map=maps)
 

@@ -79,7 +79,8 @@ def test_its_pixels_stay_the_same(demo_root: Path, name: str) -> None:
 def test_it_is_written_once_and_never_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[Path] = []
 
-    def write(folder: Path) -> None:
+    def write(folder: Path, side: int) -> None:
+        assert side == 192
         written.append(folder)
         (folder / "train").mkdir()
         if len(written) == 1:
@@ -98,7 +99,8 @@ def test_it_is_written_once_and_never_half(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_another_process_may_be_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write(folder: Path) -> None:
+    def write(folder: Path, side: int) -> None:
+        assert side == 192
         for place in (folder, tmp_path / "part"):
             (place / "train").mkdir(parents=True)
 
@@ -110,3 +112,21 @@ def test_another_process_may_be_faster(tmp_path: Path, monkeypatch: pytest.Monke
 def test_unknown_category_is_named() -> None:
     with pytest.raises(ValueError, match="category must be 'part', got 'wood'"):
         SurfaceDemo(category="wood")  # type: ignore[arg-type]
+
+
+def test_it_is_drawn_at_any_size_with_defects_as_wide_as_ever(tmp_path: Path) -> None:
+    """Oracle: the mask of a scratch, which is as many pixels at 448 as at 192."""
+    surface_demo.write_part(tmp_path, 448, surface_demo.Counts(1, 1, 1))
+    masks = {
+        kind: np.asarray(Image.open(tmp_path / f"ground_truth/{kind}/000_mask.png"))
+        for kind in DEFECTS
+    }
+    assert {mask.shape for mask in masks.values()} == {(448, 448)}
+    assert 58 * 2 < (masks["scratch"] > 0).sum() < 134 * 9
+    assert (masks["hole"] > 0).sum() < 4 * 24**2
+
+
+def test_another_size_has_a_folder_of_its_own() -> None:
+    assert SurfaceDemo(side=448).category == "part_448"
+    with pytest.raises(ValueError, match="side must be in"):
+        SurfaceDemo(side=32)

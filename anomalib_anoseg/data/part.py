@@ -1,17 +1,18 @@
 """Render the demo's part: a machined plate with four screws, a connector, a bore and a label.
 
 Every part of it has its place. The plate is drawn at twice the size and averaged down, so edges are
-as soft as a lens makes them.
+as soft as a lens makes them; a large one at its own size, at which they are soft enough.
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anomalib_anoseg.data.camera import Picture, smooth_noise
 
-SCALE = 2
+LARGE = 1024  # pixels of a side
 # Rows and columns as shares of the image.
 PLACES = {
     "screw_1": (0.22, 0.22),
@@ -34,7 +35,8 @@ class Assembly:
 def render(seed: int, size: int, assembly: Assembly) -> Picture:
     """Return the scene (size, size, 3); the same seed gives the same plate in the same position."""
     rng = np.random.default_rng(seed)
-    canvas = _Canvas(size * SCALE, offset=rng.uniform(-0.008, 0.008, 2))
+    scale = 1 if size >= LARGE else 2
+    canvas = _Canvas(size * scale, offset=rng.uniform(-0.008, 0.008, 2))
     scene = _mat(rng, canvas)
     scene = _plate(rng, canvas, scene)
     recess_angles = rng.uniform(0, np.pi / 2, 4)
@@ -48,7 +50,7 @@ def render(seed: int, size: int, assembly: Assembly) -> Picture:
                 scene = _screw(canvas, scene, centre, recess_angles[int(name[-1]) - 1])
         elif name not in assembly.missing:
             scene = (_connector if name == "connector" else _label)(canvas, scene, centre)
-    return scene.reshape(size, SCALE, size, SCALE, 3).mean((1, 3))
+    return scene.reshape(size, scale, size, scale, 3).mean((1, 3))
 
 
 class _Canvas:
@@ -62,7 +64,7 @@ class _Canvas:
     def at(self, place: tuple[float, float]) -> tuple[float, float]:
         return place[0] + self.offset[0], place[1] + self.offset[1]
 
-    def disc(self, centre: tuple[float, float], radius: float, softness: float = 0.004) -> Picture:
+    def disc(self, centre: tuple[float, float], radius: float, softness: float = 0.004) -> "_Cover":
         return self._cover(centre, (radius, radius), radius, softness)
 
     def box(
@@ -71,7 +73,7 @@ class _Canvas:
         half: tuple[float, float],
         corner: float = 0.006,
         softness: float = 0.004,
-    ) -> Picture:
+    ) -> "_Cover":
         return self._cover(centre, half, corner, softness)
 
     def _cover(
@@ -80,35 +82,50 @@ class _Canvas:
         half: tuple[float, float],
         corner: float,
         softness: float,
-    ) -> Picture:
+    ) -> "_Cover":
         """Return how much of each pixel a box with round corners covers."""
-        window = tuple(
-            slice(
-                max(0, int((middle - extent - softness) * self.size)),
-                max(0, int((middle + extent + softness) * self.size) + 2),
-            )
-            for middle, extent in zip(centre, half, strict=True)
-        )
+        window = self.window(centre, (half[0] + softness, half[1] + softness))
         beyond_row = np.abs(self.rows[window] - centre[0]) - half[0] + corner
         beyond_column = np.abs(self.columns[window] - centre[1]) - half[1] + corner
         distance = np.hypot(np.maximum(beyond_row, 0), np.maximum(beyond_column, 0)) - corner
-        cover = np.zeros((self.size, self.size))
-        cover[window] = np.clip(-distance / softness + 0.5, 0, 1)
-        return cover
+        return _Cover(window, np.clip(-distance / softness + 0.5, 0, 1))
+
+    def window(self, centre: tuple[float, float], half: tuple[float, float]) -> tuple[slice, slice]:
+        """Return the pixels of a rectangle."""
+        rows, columns = (
+            slice(
+                max(0, int((middle - extent) * self.size)),
+                max(0, int((middle + extent) * self.size) + 2),
+            )
+            for middle, extent in zip(centre, half, strict=True)
+        )
+        return rows, columns
 
 
-def _mix(scene: Picture, cover: Picture, colour: object) -> Picture:
-    """Paint colour over the scene, only where something is covered: a plate takes 50 strokes."""
-    rows, columns = np.flatnonzero(cover.any(1)), np.flatnonzero(cover.any(0))
-    if rows.size == 0:
-        return scene
-    window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+class _Cover(NamedTuple):
+    """How much of each pixel of a window is covered, in [0, 1]; nothing around it is."""
+
+    window: tuple[slice, slice]
+    values: NDArray[np.float64]
+
+    def thinned(self, factor: float) -> "_Cover":
+        return self._replace(values=factor * self.values)
+
+    def on(self, canvas: _Canvas) -> NDArray[np.float64]:
+        """Return the cover of each pixel of the canvas."""
+        whole = np.zeros((canvas.size, canvas.size))
+        whole[self.window] = self.values
+        return whole
+
+
+def _mix(scene: Picture, cover: _Cover, colour: object) -> Picture:
+    """Paint colour over a window of the scene; of the size of the scene, or of the window."""
     colours = np.asarray(colour, dtype=np.float64)
-    if colours.ndim == 3:
-        colours = colours[window]
-    painted = scene.copy()
-    painted[window] += cover[window][..., None] * (colours - scene[window])
-    return painted
+    if colours.shape[:2] == scene.shape[:2]:
+        colours = colours[cover.window]
+    part = scene[cover.window]
+    part += cover.values[..., None] * (colours - part)
+    return scene
 
 
 def _mat(rng: np.random.Generator, canvas: _Canvas) -> Picture:
@@ -120,7 +137,7 @@ def _plate(rng: np.random.Generator, canvas: _Canvas, scene: Picture) -> Picture
     centre = canvas.at((0.5, 0.5))
     scene = _mix(
         scene,
-        0.7 * canvas.box((centre[0] + 0.015, centre[1] + 0.012), (0.4, 0.4), 0.04, 0.04),
+        canvas.box((centre[0] + 0.015, centre[1] + 0.012), (0.4, 0.4), 0.04, 0.04).thinned(0.7),
         0.02,
     )
     brushed = 0.025 * smooth_noise(rng, canvas.size, (0.6, 24)) + 0.01 * smooth_noise(
@@ -129,8 +146,10 @@ def _plate(rng: np.random.Generator, canvas: _Canvas, scene: Picture) -> Picture
     sheen = 0.07 * np.cos(3 * (canvas.columns - 0.3)) - 0.05 * (canvas.rows - 0.5)
     metal = (0.6 + brushed + sheen)[..., None] * np.array([1.0, 1.0, 1.03])
     plate = canvas.box(centre, (0.4, 0.4), 0.04)
-    bevel = plate - canvas.box((centre[0] + 0.008, centre[1] + 0.006), (0.397, 0.397), 0.04)
-    scene = _mix(_mix(scene, plate, metal), np.clip(bevel, 0, 1) * 0.5, 0.95)
+    inner = canvas.box((centre[0] + 0.008, centre[1] + 0.006), (0.397, 0.397), 0.04)
+    bevel = np.clip(plate.on(canvas) - inner.on(canvas), 0, 1) * 0.5
+    scene = _mix(scene, plate, metal)
+    scene = _mix(scene, _Cover(np.s_[:, :], bevel), 0.95)
     bore = canvas.at((0.5, 0.22))
     scene = _mix(scene, canvas.disc((bore[0] + 0.004, bore[1] + 0.004), 0.062), 0.85)
     return _mix(scene, canvas.disc(bore, 0.06), 0.05)
@@ -143,22 +162,24 @@ def _threaded_hole(canvas: _Canvas, scene: Picture, centre: tuple[float, float])
 
 def _screw(canvas: _Canvas, scene: Picture, centre: tuple[float, float], angle: float) -> Picture:
     shadow = canvas.disc((centre[0] + 0.012, centre[1] + 0.01), 0.066, softness=0.025)
-    scene = _mix(scene, 0.6 * shadow, 0.05)
+    scene = _mix(scene, shadow.thinned(0.6), 0.05)
     scene = _mix(scene, canvas.disc(centre, 0.066), 0.5)  # washer
-    row, column = (canvas.rows - centre[0]) / 0.05, (canvas.columns - centre[1]) / 0.05
+    head = canvas.disc(centre, 0.05)
+    row = (canvas.rows[head.window] - centre[0]) / 0.05
+    column = (canvas.columns[head.window] - centre[1]) / 0.05
     dome = 0.62 - 0.22 * row - 0.16 * column - 0.12 * (row**2 + column**2)
-    scene = _mix(scene, canvas.disc(centre, 0.05), np.clip(dome, 0, 1)[..., None])
+    scene = _mix(scene, head, np.clip(dome, 0, 1)[..., None])
     turned_row = row * np.cos(angle) - column * np.sin(angle)
     turned_column = row * np.sin(angle) + column * np.cos(angle)
     bar = np.clip((0.17 - np.abs(turned_row)) * 8 + 0.5, 0, 1) * (np.abs(turned_column) < 0.6)
     cross = np.clip((0.17 - np.abs(turned_column)) * 8 + 0.5, 0, 1) * (np.abs(turned_row) < 0.6)
-    return _mix(scene, np.maximum(bar, cross) * 0.85, 0.12)
+    return _mix(scene, _Cover(head.window, np.maximum(bar, cross) * 0.85), 0.12)
 
 
 def _connector(canvas: _Canvas, scene: Picture, centre: tuple[float, float]) -> Picture:
     scene = _mix(
         scene,
-        0.6 * canvas.box((centre[0] + 0.014, centre[1] + 0.012), (0.065, 0.16), 0.01, 0.025),
+        canvas.box((centre[0] + 0.014, centre[1] + 0.012), (0.065, 0.16), 0.01, 0.025).thinned(0.6),
         0.03,
     )
     scene = _mix(scene, canvas.box(centre, (0.065, 0.16)), 0.16)

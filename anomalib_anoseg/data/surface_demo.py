@@ -1,10 +1,11 @@
 """SurfaceDemo: a small inspection data set, drawn and written to disk when it is first used."""
 
 import logging
+import math
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from anomalib.data import MVTecAD
@@ -12,15 +13,25 @@ from anomalib.data.utils import ValSplitMode
 from numpy.typing import NDArray
 
 from anomalib_anoseg.data.camera import Picture, expose, light_field
-from anomalib_anoseg.data.defects import DEFECTS
+from anomalib_anoseg.data.defects import DEFECTS, USUAL
 from anomalib_anoseg.data.part import PLACES, Assembly, render
+from anomalib_anoseg.utils.checks import require_whole, require_within
 
 logger = logging.getLogger(__name__)
 
-SIZE = 192
+LARGE = 1024  # pixels of a side from which on fewer images are drawn, of some 8 MB each
+SMALLEST = 64
 PART_DEFECTS = ("missing", "displaced")
 # A pixel is defective if the defect changes it by more than this, before the camera's noise.
 VISIBLE = 6 / 255
+
+
+class Counts(NamedTuple):
+    """How many images there are; the last number is of each kind of defect."""
+
+    train: int = 100
+    good: int = 20
+    each: int = 8
 
 
 class SurfaceDemo(MVTecAD):
@@ -32,6 +43,9 @@ class SurfaceDemo(MVTecAD):
     Args:
         root: Folder of the data; the part has a folder of its own in it, as MVTec AD's categories.
         category: ``"part"``, the only one; results are named by it.
+        side: Height and width of the images in pixels, at least 64. Scratches, fibres and holes
+            stay as wide and long in pixels as they are at 192. Other sides have folders and results
+            of their own, "part_2048" and so on; from 1024 on there are 64 images instead of 168.
         train_batch_size: Images per training batch.
         eval_batch_size: Images per validation and test batch.
         num_workers: Worker processes of each data loader; 0 loads in the main process.
@@ -40,13 +54,14 @@ class SurfaceDemo(MVTecAD):
         seed: Seed of that split.
 
     Raises:
-        ValueError: If the category is another one.
+        ValueError: If the category is another one, or the side is too small.
     """
 
     def __init__(
         self,
         root: Path | str = "./datasets/SurfaceDemo",
         category: Literal["part"] = "part",
+        side: int = USUAL,
         train_batch_size: int = 16,
         eval_batch_size: int = 16,
         num_workers: int = 0,
@@ -57,9 +72,12 @@ class SurfaceDemo(MVTecAD):
         if category != "part":
             msg = f"category must be 'part', got {category!r}"
             raise ValueError(msg)
+        require_within("side", side, SMALLEST, math.inf)
+        require_whole("side", side)
+        self.side = side
         super().__init__(
             root=root,
-            category=category,
+            category=category if side == USUAL else f"{category}_{side}",
             train_batch_size=train_batch_size,
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
@@ -78,7 +96,7 @@ class SurfaceDemo(MVTecAD):
         # Under another name until complete: an interrupted run leaves nothing that looks finished.
         unfinished = Path(tempfile.mkdtemp(dir=self.root, prefix=f".{self.category}-"))
         try:
-            write_part(unfinished)
+            write_part(unfinished, self.side)
             unfinished.chmod(0o755)
             unfinished.rename(folder)
         except OSError:
@@ -88,27 +106,25 @@ class SurfaceDemo(MVTecAD):
             shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def write_part(folder: Path, train: int = 100, good: int = 20, each: int = 8) -> None:
-    """Write train, good and defective images, the last number per kind of defect."""
+def write_part(folder: Path, side: int = USUAL, counts: Counts | None = None) -> None:
+    """Write train, good and defective images."""
+    train, good, each = counts or (Counts() if side < LARGE else Counts(30, 10, 4))
     rng = np.random.default_rng(3396)
     seeds = iter(range(10**6))  # each image is another plate
-    for number in range(train):
-        _save(
-            folder / "train/good", f"{number:03}", _take(rng, render(next(seeds), SIZE, Assembly()))
-        )
-    for number in range(good):
-        _save(
-            folder / "test/good", f"{number:03}", _take(rng, render(next(seeds), SIZE, Assembly()))
-        )
+    for part, count in (("train/good", train), ("test/good", good)):
+        for number in range(count):
+            scene = render(next(seeds), side, Assembly())
+            light = light_field(rng, side)
+            _save(folder / part, f"{number:03}", expose(rng, scene, light))
     for kind in (*DEFECTS, *PART_DEFECTS):
         for number in range(each):
             seed = next(seeds)
-            scene = render(seed, SIZE, Assembly())
+            scene = render(seed, side, Assembly())
             if kind in DEFECTS:
                 defective = DEFECTS[kind](rng, scene)
             else:
                 fitting = list(PLACES)[number % len(PLACES)]
-                defective = render(seed, SIZE, _wrong_assembly(rng, kind, fitting))
+                defective = render(seed, side, _wrong_assembly(rng, kind, fitting))
             _save_defect(folder, kind, f"{number:03}", rng, scene, defective)
 
 
@@ -122,10 +138,6 @@ def _wrong_assembly(rng: np.random.Generator, kind: str, fitting: str) -> Assemb
     )
 
 
-def _take(rng: np.random.Generator, scene: Picture) -> Picture:
-    return expose(rng, scene, light_field(rng, SIZE))
-
-
 def _save_defect(
     folder: Path, kind: str, name: str, rng: np.random.Generator, scene: Picture, defective: Picture
 ) -> None:
@@ -135,7 +147,7 @@ def _save_defect(
     """
     from scipy.ndimage import binary_closing, binary_fill_holes
 
-    light = light_field(rng, SIZE)
+    light = light_field(rng, len(scene))
     differs = (np.abs(defective - scene) * light).max(-1) > VISIBLE
     mask = binary_fill_holes(differs | binary_closing(differs, iterations=2))
     _save(folder / "test" / kind, name, expose(rng, defective, light))

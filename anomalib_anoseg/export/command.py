@@ -16,6 +16,7 @@ def export(
     image_sensitivity: float | None = None,
     pixel_sensitivity: float | None = None,
     input_size: tuple[int, int] | None = None,
+    tile_size: int | None = None,
     compression_type: Literal["FP16", "INT8", "INT8_PTQ", "INT8_ACQ"] | None = None,
     data: Path | None = None,
     max_drop: float = 0.01,
@@ -33,6 +34,9 @@ def export(
             1 minus this. By default what the checkpoint says.
         pixel_sensitivity: The same for pixels.
         input_size: Fixed height and width of the images; left open by default.
+        tile_size: Export a model of square tiles of this side for infer, which cuts images into
+            them: memory then does not grow with the image. For a model whose images keep their own
+            size.
         compression_type: Smaller weights, OpenVINO only. The last two need data.
         data: For INT8_PTQ and INT8_ACQ: a folder of good images, or a YAML file with class_path and
             init_args of a data module of anomalib.
@@ -49,6 +53,9 @@ def export(
     if compression_type is not None and export_type != "openvino":
         msg = f"compression_type is for openvino, got {compression_type} with {export_type}"
         raise ValueError(msg)
+    if tile_size is not None and (export_type == "torch" or input_size is not None):
+        msg = "tile_size is for openvino and onnx, in place of input_size"
+        raise ValueError(msg)
     if data is None and compression_type in {"INT8_PTQ", "INT8_ACQ"}:
         msg = f"{compression_type} is calibrated with good images: give --data, a folder of them"
         raise ValueError(msg)
@@ -62,11 +69,12 @@ def export(
     if export_type == "torch":
         path = model.to_torch(output)
     elif export_type == "onnx":
-        path = model.to_onnx(output, input_size=input_size)
+        path = model.to_onnx(output, input_size=input_size, tile_size=tile_size)
     else:
         path = model.to_openvino(
             output,
             input_size=input_size,
+            onnx_kwargs={"tile_size": tile_size},
             compression_type=compression_type and CompressionType[compression_type],
             datamodule=data and datamodule(data),
             max_drop=max_drop,

@@ -5,12 +5,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from anomalib.data import AnomalibDataModule
 from anomalib.deploy import CompressionType
 from anomalib.models.components.base.export_mixin import ExportMixin as AnomalibExportMixin
 from torch.export import Dim
 
 from anomalib_anoseg import __version__
+from anomalib_anoseg.export.tile import TileModel
 from anomalib_anoseg.utils.files import complete_files
 
 logger = logging.getLogger(__name__)
@@ -51,13 +53,23 @@ class ExportMixin(AnomalibExportMixin):
         export_root: Path | str,
         model_file_name: str = "model",
         input_size: tuple[int, int] | None = None,
+        tile_size: int | None = None,
         **kwargs: Any,
     ) -> Path:
         """Export as anomalib does; a file is complete or not there.
 
         With opset 18 by default: the exporter makes nothing older, and fails to convert it to
         anomalib's 14 with a traceback.
+
+        Args:
+            export_root: Folder that gets ``weights/onnx/...``.
+            model_file_name: Without suffix.
+            input_size: Fixed height and width of the images; left open by default.
+            tile_size: Side of a square tile: exports :class:`TileModel` instead, for infer.
+            kwargs: For ``torch.onnx.export``.
         """
+        if tile_size is not None:
+            return self._tile_to_onnx(Path(export_root), model_file_name, tile_size)
         if input_size is None:
             # anomalib's example for an open size is 32 x 32, which the network refuses.
             side = next(side for side in OPEN_SIDES if side not in self._network_size())
@@ -69,6 +81,26 @@ class ExportMixin(AnomalibExportMixin):
             path = super().to_onnx(part, model_file_name, input_size, **kwargs)
             write_onnx_metadata(path, self._metadata())
         return Path(export_root) / path.relative_to(part)
+
+    def _tile_to_onnx(self, export_root: Path, name: str, side: int) -> Path:
+        model: Any = TileModel(self, side).eval()
+        device = next(model.parameters()).device
+        example = torch.zeros(1, 3, side, side, device=device), torch.zeros(1, 4, device=device)
+        answer = model(*example)._asdict()
+        with complete_files(export_root) as part:
+            folder = part / "weights" / "onnx"
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.onnx.export(
+                model,
+                example,
+                folder / f"{name}.onnx",
+                input_names=["input", "place"],
+                output_names=[key for key, value in answer.items() if value is not None],
+                opset_version=18,
+                dynamo=True,
+            )
+            write_onnx_metadata(folder / f"{name}.onnx", self._metadata())
+        return export_root / "weights" / "onnx" / f"{name}.onnx"
 
     def to_openvino(self, export_root: Path | str, *args: Any, **kwargs: Any) -> Path:
         """Export as anomalib does; a file is complete or not there, and says what it is.

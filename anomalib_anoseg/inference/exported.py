@@ -29,6 +29,7 @@ class ExportedModel:
     def __init__(self, path: Path) -> None:
         self.path = path
         model = _read(path)
+        self.takes_tiles = len(model.inputs) > 1
         names = ("model", "version", "data")
         self.about = {name: str(_said(model, name, "")) for name in names}
         self.thresholds = Thresholds(
@@ -105,11 +106,11 @@ def _with_images(model: ov.Model, kind: type) -> ov.Model:
     """Return the model with an input of images (1, h, w, 3) of any size and of this type."""
     *_, height, width = model.input(0).partial_shape
     process = PrePostProcessor(model)
-    image = process.input()
+    image = process.input(0)
     image.model().set_layout(ov.Layout("NCHW"))
     tensor = image.tensor().set_element_type(ov.Type(kind)).set_layout(ov.Layout("NHWC"))
     steps = image.preprocess()
-    if height.is_static and width.is_static:
+    if height.is_static and width.is_static and len(model.inputs) == 1:  # tiles are cut to size
         # Antialiased like the resize in front of the network, which this takes the place of.
         tensor.set_spatial_dynamic_shape()
         steps.convert_element_type(ov.Type.f32).resize(ResizeAlgorithm.RESIZE_BILINEAR_PILLOW)

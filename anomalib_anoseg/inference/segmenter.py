@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from anomalib_anoseg.inference.exported import ExportedModel, find_device
 from anomalib_anoseg.inference.frames import Frame
+from anomalib_anoseg.inference.tiled import TiledModel
 
 AHEAD = 64  # frames that wait for an earlier one; images among them are bounded by the requests
 
@@ -60,10 +61,15 @@ class Segmenter:
         self.model = ExportedModel(model)
         self._idle: dict[type, _Requests] = {}
         self._refused: dict[tuple[int, ...], str] = {}
-        self._requests(np.uint8)
+        self._tiled: dict[type, TiledModel] = {}
+        if not self.model.takes_tiles:
+            self._requests(np.uint8)
 
     def __call__(self, frames: Iterable[Frame]) -> Iterator[Seen]:
         """Yield each frame with its prediction; None, and an error, where it has none."""
+        if self.model.takes_tiles:
+            yield from map(self._in_tiles, frames)
+            return
         running: deque[_Job] = deque()
         try:
             for frame in frames:
@@ -77,6 +83,19 @@ class Segmenter:
         finally:
             for job in running:  # requests read the images until they end
                 job.wait()
+
+    def _in_tiles(self, frame: Frame) -> Seen:
+        """Judge one frame, of which several tiles are worked on at once."""
+        if frame.image is None:
+            return frame, None
+        kind = frame.image.dtype.type
+        try:
+            if kind not in self._tiled:
+                self._tiled[kind] = TiledModel(self.model.compile(kind, self._device, self._hints))
+            return frame, _checked(*self._tiled[kind](frame.image))
+        except Exception as error:  # noqa: BLE001 - one image never ends a run
+            self._tiled.pop(kind, None)
+            return _failed(frame, _reason(error)), None
 
     def _has_room(self, frame: Frame) -> bool:
         """Return False while all requests for images of this type are running."""
@@ -165,7 +184,10 @@ class _Job(NamedTuple):
 
 def _prediction(request: ov.InferRequest) -> Prediction:
     score = float(request.get_tensor("pred_score").data.flat[0])
-    anomaly_map = request.get_tensor("anomaly_map").data[0, 0].copy()
+    return _checked(score, request.get_tensor("anomaly_map").data[0, 0].copy())
+
+
+def _checked(score: float, anomaly_map: NDArray[np.float32]) -> Prediction:
     if not (math.isfinite(score) and np.isfinite(anomaly_map).all()):
         msg = f"the model gives no number: score {score}"
         raise ValueError(msg)

@@ -61,11 +61,17 @@ class Decision(nn.Module):
 
     def fit(self, batches: Iterable[Sequence[Tensor]]) -> None:
         """Standardise by what each witness said of batches of good images, (b, h, w) each."""
-        for index, said in enumerate(zip(*batches, strict=True)):
-            values = torch.cat([one.float().flatten() for one in said])
-            self.mean[index] = values.mean()
-            # A witness that says the same of all good pixels is no surer than most.
-            self.std[index] = values.std().clamp(min=0.1)
+        count, sums, squares = 0, torch.zeros(3).double(), torch.zeros(3).double()
+        for said in batches:  # large images, of which no two are held
+            count += said[0].numel()
+            for index, one in enumerate(said):
+                sums[index] += one.sum(dtype=torch.float64).cpu()
+                squares[index] += one.float().square().sum(dtype=torch.float64).cpu()
+        mean = sums / count
+        self.mean.copy_(mean)
+        # A witness that says the same of all good pixels is no surer than most.
+        variance = (squares - count * mean.square()) / max(count - 1, 1)
+        self.std.copy_(variance.clamp(min=0.01).sqrt())
 
 
 def _without_halo(evidence: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anomalib_anoseg.networks.encoder import coordinates
+from anomalib_anoseg.utils.shapes import Places
 
 
 class ConvBlock(nn.Sequential):
@@ -102,11 +103,17 @@ class MemoryDecoder(nn.Module):
         super().__init__()
         seen = [count + (count + 1) * (i in remembered) for i, count in enumerate(channels)]
         seen[-1] += 2 - channels[-1]  # coordinates instead of raw features
+        self.stride = strides[-1]
         self.decoder = SkipDecoder(seen, strides, 1, depth=2)
 
-    def forward(self, features: list[Tensor], differences: dict[int, Tensor]) -> Tensor:
+    def forward(
+        self,
+        features: list[Tensor],
+        differences: dict[int, Tensor],
+        place: Places | None = None,
+    ) -> Tensor:
         """Return logits at the size of the padded images."""
-        raw = [*features[:-1], coordinates(features[-1])]
+        raw = [*features[:-1], coordinates(features[-1], place, self.stride)]
         seen = [
             torch.cat([differences[i], one], dim=1) if i in differences else one
             for i, one in enumerate(raw)

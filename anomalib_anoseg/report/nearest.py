@@ -81,7 +81,8 @@ def compare(model: AnoSeg, image: Images, anomaly_map: Tensor) -> Comparison | N
     good, problem = _read_good(path, match.owner)
     if good is not None:
         good = _as_the_network_sees(model, good)
-    size = max(1, height // SHARE), max(1, width // SHARE)
+    most = (model.train_crop or 2 * max(height, width)) // 2  # small defects of large images
+    size = max(1, min(height // SHARE, most)), max(1, min(width // SHARE, most))
     return Comparison(
         _place(prepared, row, column, size),
         _place(good, match.row, match.column, size),

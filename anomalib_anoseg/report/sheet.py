@@ -14,6 +14,7 @@ from anomalib_anoseg.inference.files import images_below
 from anomalib_anoseg.inference.frames import reason
 from anomalib_anoseg.pre_processor import MatrixResize
 from anomalib_anoseg.synthesis.laws import Anomalies
+from anomalib_anoseg.training.crops import cut_randomly
 from anomalib_anoseg.utils.checks import require_positive
 from anomalib_anoseg.utils.files import complete_file
 from anomalib_anoseg.utils.images import read_image
@@ -31,6 +32,7 @@ def sheet(
     rows: int = 8,
     columns: int = 3,
     size: int = 256,
+    train_crop: int | None = None,
     seed: int = 0,
     anomalies: Anomalies = Anomalies(synthetic_share=1.0),  # noqa: B008  # frozen
 ) -> int:
@@ -42,6 +44,8 @@ def sheet(
         rows: Images below each other.
         columns: Images beside each other; each takes three tiles.
         size: Side of a tile in pixels, what the network would see.
+        train_crop: Show random crops of this side of the images at their own size instead, what a
+            model with the same train_crop is trained on.
         seed: Seed of the draws.
         anomalies: The laws of the synthetic anomalies.
 
@@ -52,17 +56,19 @@ def sheet(
         FileNotFoundError: If the folder holds no images.
         ValueError: If none of those that were chosen can be read, or a number is not positive.
     """
-    for name, value in {"rows": rows, "columns": columns, "size": size}.items():
+    numbers = {"rows": rows, "columns": columns, "size": size, "train_crop": train_crop or 1}
+    for name, value in numbers.items():
         require_positive(name, value)
     paths = [path for path in images_below(folder) if path.resolve() != output.resolve()]
     count = min(len(paths), rows * columns)
     chosen = [paths[i * len(paths) // count] for i in range(count)]
-    images = [image for image in (_read(path, size) for path in chosen) if image is not None]
-    if not images:
-        msg = f"{folder}: no image could be read"
-        raise ValueError(msg)
-    good = torch.stack(images)
     with own_seed(seed):
+        tiles = [_read(path, size, train_crop) for path in chosen]
+        images = [image for image in tiles if image is not None]
+        if not images:
+            msg = f"{folder}: no image could be read"
+            raise ValueError(msg)
+        good = torch.cat(images)
         synthetic, masks = AnomalyGenerator(anomalies)(good, torch.zeros_like(good[:, :1]))
     triples = torch.stack([good, synthetic, masks.expand_as(good)], dim=1).flatten(0, 1)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -80,9 +86,12 @@ def _format(output: Path) -> str:
     return known[output.suffix.lower()]
 
 
-def _read(path: Path, size: int) -> Tensor | None:
+def _read(path: Path, size: int, crop: int | None) -> Tensor | None:
+    """Return what the network would see of an image, (1, 3, side, side); None if unreadable."""
     try:
-        image = to_dtype(to_image(read_image(path)), torch.float32, scale=True)
+        image = to_dtype(to_image(read_image(path)), torch.float32, scale=True)[None]
+        if crop is not None:
+            return cut_randomly([image], crop, crop)[0]
         resized: Tensor = MatrixResize((size, size))(image)
     except Exception as error:  # noqa: BLE001 - one image never ends a run
         print(f"{path}: {reason(error).removeprefix(f'cannot read {path}: ')}", file=sys.stderr)  # noqa: T201

@@ -1,6 +1,6 @@
 """Read training images as the network sees them, without augmentations that may be random."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,6 +31,21 @@ def read_good_images(
         with _without_augmentations(source):
             batch = collate([source[index]])
         yield (prepare(batch.image) if prepare else batch.image), batch
+
+
+class RereadImages(Sequence[Images]):
+    """Images that are read whenever they are asked for, by all that ``read_good_images`` takes."""
+
+    def __init__(self, source: Any, indices: Sequence[int], *how: Any) -> None:
+        self._source, self._indices, self._how = source, indices, how
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._indices)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return one image, (1, c, h, w)."""
+        return next(read_good_images(self._source, [self._indices[index]], *self._how))[0]
 
 
 @contextmanager

@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 from anomalib.data import AnomalibDataModule
 from anomalib.data.utils import LabelName, ValSplitMode
 
-from anomalib_anoseg.training.good_images import read_good_images
+from anomalib_anoseg.training.good_images import RereadImages
 from anomalib_anoseg.utils.shapes import Images
 
 SHARE, MOST = 0.1, 64  # of the training images; ours
+KEPT = 2**28  # bytes; more than these are read anew for each use
 
 
 class HeldOut:
@@ -25,7 +26,7 @@ class HeldOut:
             do not fill the memory.
 
     Attributes:
-        images: What prepare made of the images in [0, 1] of the data module, (1, c, h, w) each. A
+        images: What prepare makes of the images in [0, 1] of the data module, (1, c, h, w) each. A
             single training image is used for both.
     """
 
@@ -46,7 +47,10 @@ class HeldOut:
             remaining = source.subsample(others) if others else source
         # The tiled ensemble's collate_fn resizes; it has none of the data set's own.
         collate = datamodule.external_collate_fn
-        self.images = [image for image, _ in read_good_images(source, chosen, prepare, collate)]
+        self.images: Sequence[Images] = RereadImages(source, chosen, prepare, collate)
+        first = self.images[0]
+        if first.nbytes * len(chosen) <= KEPT:
+            self.images = [first, *(self.images[index] for index in range(1, len(chosen)))]
         datamodule.train_data = remaining
 
     def release(self) -> None:

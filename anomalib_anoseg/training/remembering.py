@@ -31,7 +31,7 @@ class TrainingImages:
     """
 
     def __init__(self, loader: Any, prepare: Callable[[Images], Images] | None) -> None:
-        self._loaders = list(_loaders_of(loader))
+        self._loaders = list(loaders_of(loader))
         self._prepare = prepare
         self.paths: dict[int, str] = {}
 
@@ -100,13 +100,13 @@ def warn_of_changes(remembered: Mapping[int, str], images: TrainingImages) -> No
         )
 
 
-def _loaders_of(loader: Any) -> Iterator[DataLoader[Any]]:
+def loaders_of(loader: Any) -> Iterator[DataLoader[Any]]:
     """Yield what Lightning trains with at the same time: one loader, or a nest of several."""
     if isinstance(loader, Mapping):
         loader = list(loader.values())
     if isinstance(loader, list | tuple):
         for part in loader:
-            yield from _loaders_of(part)
+            yield from loaders_of(part)
     else:
         yield loader
 

@@ -13,6 +13,8 @@ Masks = Float[Tensor, "b 1 h w"]
 Logits = Float[Tensor, "b 1 h w"]
 Verdicts = Float[Tensor, "b"]
 Indices = Int[Tensor, "n"]
+# Where crops lie: top and left, then height and width of the whole image, in pixels.
+Places = Float[Tensor, "b 4"]
 Flags = Bool[Tensor, "n p"]
 Scalars = Float[Tensor, "n p"]
 Points = Float[Tensor, "n p 2"]
