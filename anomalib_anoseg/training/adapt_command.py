@@ -122,7 +122,7 @@ def _summary(changes: "Adaptation", *, remembers: bool) -> str:
         "pixel threshold": f"{before.pixel_threshold:.3f}, now {after.pixel_threshold:.3f}",
         "called defective": f"{before.false_alarms}, now {after.false_alarms}, of the {judged} "
         "good images that set thresholds",
-        "": f"{before.found}, now {after.found}, of {changes.synthetic} synthetic anomalies "
+        "": f"{before.found}, now {after.found}, of {after.synthetic} synthetic anomalies "
         "made from them",
     }
     if not division.left_out:

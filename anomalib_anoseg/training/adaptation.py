@@ -13,11 +13,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from anomalib_anoseg.training.checkpoint_io import WholeCheckpoints
-from anomalib_anoseg.training.good_images import read_good_images
-from anomalib_anoseg.training.hold_out import spread
+from anomalib_anoseg.training.crops import random_crops
+from anomalib_anoseg.training.hold_out import count_of, kept_or_reread, spread
 from anomalib_anoseg.training.remembering import TrainingImages, number_of
 from anomalib_anoseg.utils.seeds import own_seed
-from anomalib_anoseg.utils.shapes import Images
+from anomalib_anoseg.utils.shapes import Images, Places
 
 SYNTHETIC_IMAGES = 32  # about; judged before and after
 SHARE = 0.2  # of the new images, by which thresholds are set; ours
@@ -45,8 +45,9 @@ class State(NamedTuple):
         rows: Of all levels of the memory together.
         image_threshold: As a probability, before scores are normalised.
         pixel_threshold: Likewise.
-        false_alarms: Good images that are called defective.
-        found: The same images with synthetic anomalies, that are called defective.
+        false_alarms: Held-out good images that are called defective.
+        found: Those with synthetic anomalies that are called defective.
+        synthetic: How many there are of those.
     """
 
     rows: int
@@ -54,6 +55,7 @@ class State(NamedTuple):
     pixel_threshold: float
     false_alarms: int
     found: int
+    synthetic: int
 
 
 class Adaptation(NamedTuple):
@@ -62,14 +64,12 @@ class Adaptation(NamedTuple):
     Attributes:
         division: Which of them are for what.
         new_rows: Rows of the memory that are of new images.
-        synthetic: How many images with synthetic anomalies were judged.
         before: The model as it was.
         after: The model as it is.
     """
 
     division: Division
     new_rows: int
-    synthetic: int
     before: State
     after: State
 
@@ -89,9 +89,8 @@ def adapt(model: Any, source: Any) -> Adaptation:
     memory, prepare = model.model.memory, model.pre_processor
     paths = [*source.samples.image_path]
     division = divide(paths, model.remembered, 1 if memory is None else SHARE)
-    held_out = [image for image, _ in read_good_images(source, division.held_out, prepare)]
-    synthetic = _with_anomalies(model, held_out)
-    before = _state(model, held_out, synthetic)
+    held_out = kept_or_reread(source, division.held_out, prepare)
+    before = _state(model, held_out)
     new_rows = 0
     if memory is not None:
         chosen = source.subsample(division.remembered)
@@ -102,8 +101,7 @@ def adapt(model: Any, source: Any) -> Adaptation:
         new_rows = sum(int(torch.isin(level.owner, numbers).sum()) for level in memory.levels)
     with torch.no_grad():
         model.post_processor.fit(model, held_out)
-    after = _state(model, held_out, synthetic)
-    return Adaptation(division, new_rows, len(synthetic), before, after)
+    return Adaptation(division, new_rows, before, _state(model, held_out))
 
 
 def divide(paths: Sequence[str], known: Collection[int], share: float) -> Division:
@@ -130,7 +128,7 @@ def divide(paths: Sequence[str], known: Collection[int], share: float) -> Divisi
         )
         raise ValueError(msg)
     places = [*new.values()]
-    held_out = spread(places, share)
+    held_out = spread(places, count_of(len(places), share))
     remembered = [] if share == 1 else [index for index in places if index not in held_out]
     return Division(remembered, held_out, len(paths) - len(new))
 
@@ -147,30 +145,37 @@ def adapted_checkpoint(path: Path, model: Any) -> dict[str, Any]:
     return checkpoint
 
 
-def _with_anomalies(model: Any, images: list[Images]) -> list[Images]:
-    """Return images with synthetic anomalies, always the same; the laws leave a share good."""
-    found = []
-    with own_seed(0), torch.no_grad():
-        for _ in range(math.ceil(SYNTHETIC_IMAGES / len(images))):
-            for image in images:
-                synthetic, mask = model.anomaly_generator(image, torch.zeros_like(image[:, :1]))
-                found += [synthetic] if mask.any() else []
-    return found
-
-
-def _state(model: Any, good: list[Images], synthetic: list[Images]) -> State:
+def _state(model: Any, good: Sequence[Images]) -> State:
     memory, post_processor = model.model.memory, model.post_processor
     return State(
-        rows=0 if memory is None else sum(len(level.rows) for level in memory.levels),
-        image_threshold=float(post_processor.image_threshold),
-        pixel_threshold=float(post_processor.pixel_threshold),
-        false_alarms=_called_defective(model, good),
-        found=_called_defective(model, synthetic),
+        0 if memory is None else sum(len(level.rows) for level in memory.levels),
+        float(post_processor.image_threshold),
+        float(post_processor.pixel_threshold),
+        *_called_defective(model, good),
     )
 
 
-def _called_defective(model: Any, images: list[Images]) -> int:
-    """Count images that are called defective; one at a time, because their sizes may differ."""
-    threshold = model.post_processor.normalized_image_threshold
-    scores = (model.post_processor(model.model(image)).pred_score for image in images)
-    return sum(bool(score > threshold) for score in scores)
+def _called_defective(model: Any, images: Sequence[Images]) -> tuple[int, int, int]:
+    """Count the images that are called defective, and those with synthetic anomalies, of how many.
+
+    The anomalies are always the same. The laws leave a share of the images good.
+    """
+    alarms = found = count = 0
+    with own_seed(0), torch.no_grad():
+        for image in images:
+            alarms += _is_called_defective(model, image)
+            for _ in range(math.ceil(SYNTHETIC_IMAGES / len(images))):
+                part, place = image, None
+                if model.train_crop is not None:
+                    part, place = random_crops(image, model.train_crop)
+                changed, mask = model.anomaly_generator(part, torch.zeros_like(part[:, :1]))
+                if mask.any():
+                    count += 1
+                    found += _is_called_defective(model, changed, place)
+    return alarms, found, count
+
+
+def _is_called_defective(model: Any, image: Images, place: Places | None = None) -> bool:
+    post_processor = model.post_processor
+    score = post_processor(model.model(image, place=place)).pred_score
+    return bool(score > post_processor.normalized_image_threshold)
