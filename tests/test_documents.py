@@ -84,7 +84,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, demo_root: Path) -> Path
     part = demo_root / "part"
     for source, name in (
         ("train/good", "good"), ("test/hole", "defective"), ("ground_truth/hole", "masks"),
-        ("test/missing", "new"),
+        ("test/missing", "new"), ("test/good", "new_good"),
     ):  # fmt: skip
         shutil.copytree(part / source, folder / "images" / name)
     for category in ("bottle", "bdp01"):
