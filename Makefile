@@ -23,12 +23,13 @@ demo: $(INSTALLED)
 # A process that crashes ends its run.
 TESTED := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup \
 	--max-worker-restart 0
-INSTALLED_TESTS := tests/test_plugin.py tests/test_distributed.py
+INSTALLED_TESTS := tests/test_plugin.py tests/test_distributed.py tests/test_edge.py
 DOCUMENTS := tests/test_documents.py
 test: $(INSTALLED)
 	$(TESTED) $(addprefix --ignore ,$(INSTALLED_TESTS) $(DOCUMENTS))
 
-# anomalib's command in environments with our wheel, and training in several processes.
+# anomalib's command in environments with our wheel, infer without torch (from a package index) and
+# from C++, and training in several processes.
 test-installed: $(INSTALLED)
 	$(TESTED) $(INSTALLED_TESTS)
 

@@ -34,6 +34,8 @@ COMMANDS = {
     "report": Command("report.commands", "compare models: a page and Markdown", "results", "+"),
     "sheet": Command("report.sheet", "see synthetic anomalies of your own images", "folder"),
     "export": Command("export.command", "export a checkpoint, with other sensitivities if wanted"),
+    "validate": Command("report.validate_command", "hold an export against its checkpoint"),
+    "adapt": Command("training.adapt_command", "take new parts for good without a new training"),
     "config": Command("utils.configs", "name the configurations for anomalib train", "name", "?"),
 }
 
@@ -47,7 +49,7 @@ def main() -> int:
         prog=PROGRAM,
         description="Commands beside those of anomalib. Each has its own --help.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="\n".join(f"{name:>8}  {command.summary}" for name, command in COMMANDS.items()),
+        epilog="\n".join(f"{name:>10}  {command.summary}" for name, command in COMMANDS.items()),
     )
     choice.add_argument("command", choices=COMMANDS)
     name = choice.parse_args(sys.argv[1:2]).command
@@ -55,6 +57,11 @@ def main() -> int:
         return run(name, sys.argv[2:])
     except KeyboardInterrupt:
         return 130
+    except ModuleNotFoundError as error:  # where only what infer needs is installed
+        if str(error.name).startswith("anomalib_anoseg"):
+            raise
+        print(f"error: {name} needs {error.name}: install the package as a whole", file=sys.stderr)  # noqa: T201
+        return 2
     except (OSError, ValueError, argparse.ArgumentError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         return 2

@@ -30,6 +30,11 @@ DOCUMENTS = [
 NOT_RUN = {
     "make": "installs, or runs for many minutes; CI runs make itself",
     "pip install": "needs a package index",
+    "python -m build": "test_edge.py runs it, and the next four",
+    "python -m venv edge": "",
+    "edge/bin/": "",
+    "cd edge/": "",
+    "rm -f cache.json": "",
     "anomalib train --model AnoSeg --data MVTecAD": "needs MVTec AD and two GPUs",
     "torchrun": "needs two machines",
     "python benchmarks/compare.py": "trains for three hours",
@@ -41,6 +46,8 @@ NOT_RUN = {
     "python benchmarks/line.py": "takes several minutes",
     "anomalib-anoseg report": "needs results of the two before; test_report.py runs it",
 }
+if shutil.which("cmake") is None:
+    NOT_RUN |= dict.fromkeys(("cmake", "build/cpp/inspect"), "needs a C++ compiler and CMake")
 # Added at the end of what trains.
 SMALL = {
     "anomalib": 'train) set -- "$@" --trainer.max_steps 2 --data.num_workers 0 '
@@ -78,14 +85,14 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, demo_root: Path) -> Path
     part = demo_root / "part"
     for source, name in (
         ("train/good", "good"), ("test/hole", "defective"), ("ground_truth/hole", "masks"),
-        ("test/missing", "new"),
+        ("test/missing", "new"), ("test/good", "new_good"),
     ):  # fmt: skip
         shutil.copytree(part / source, folder / "images" / name)
     for category in ("bottle", "bdp01"):
         shutil.copytree(part, folder / "DATASETS" / category)
     for size in ("part", "part_2048"):  # not drawn at that size, which would take minutes
         shutil.copytree(part, folder / "datasets/SurfaceDemo" / size)
-    for name in ("configs", "benchmarks"):
+    for name in ("configs", "benchmarks", "examples"):
         (folder / name).symlink_to(PROJECT / name)
     (folder / "bin").mkdir()
     programs = {

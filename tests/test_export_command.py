@@ -16,7 +16,8 @@ from conftest import photographs, segmenter
 from torchvision.utils import save_image
 
 from anomalib_anoseg import AnoSeg, PostProcessor
-from anomalib_anoseg.export.command import datamodule, export
+from anomalib_anoseg.data.cases import datamodule
+from anomalib_anoseg.export.command import export
 from anomalib_anoseg.export.export_mixin import THRESHOLDS
 
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}

@@ -97,6 +97,45 @@ def test_distances_of_good_images_are_those_to_other_images() -> None:
     torch.testing.assert_close(level.std, distances.std())
 
 
+def test_rows_beside_those_before() -> None:
+    """By hand: rows at 0 and 1 stay, and new images at 3 and 7 are 2 and 4 from the nearest."""
+    level = level_of(torch.tensor([[0.0], [1.0]]), torch.tensor([0, 1]))
+    level.mean.fill_(1.0)
+    level.std.fill_(2.0)
+    rows, owner = torch.tensor([[3.0], [7.0]]), torch.tensor([5, 6])
+    level.keep(rows, owner, torch.zeros(2, dtype=torch.long), 9, torch.Generator(), before=0.75)
+    assert level.rows.flatten().tolist() == [0, 1, 3, 7]
+    assert level.owner.tolist() == [0, 1, 5, 6]
+    # A mixture: the means are 1 and 3, the variances 4 and 2.
+    torch.testing.assert_close(level.mean, torch.tensor(0.75 * 1 + 0.25 * 3))
+    variance = 0.75 * 4 + 0.25 * 2 + 0.75 * 0.25 * (3 - 1) ** 2
+    torch.testing.assert_close(level.std, torch.tensor(variance**0.5))
+
+
+def test_many_new_images_do_not_crowd_out_the_old_ones() -> None:
+    """Old rows in one corner, a thousand times as many new ones in another, places for ten."""
+    old, new = torch.rand(10, 4), 5 + torch.rand(10_000, 4)
+    level = level_of(old, torch.zeros(10, dtype=torch.long))
+    owner = torch.arange(1, 11).repeat_interleave(1000)
+    place = torch.zeros(len(new), dtype=torch.long)
+    level.keep(new, owner, place, 10, torch.Generator().manual_seed(0), before=0.5)
+    assert len(level.rows) == 10
+    assert (level.owner == 0).any()
+    assert (level.owner > 0).any()
+    for rows in (old, new):  # half a corner's diagonal would be 1
+        assert torch.cdist(rows, level.rows).amin(1).max() < 1
+
+
+def test_adding_forgets_nothing_where_there_is_room(images: Tensor) -> None:
+    """Oracle: each image at distance 0 from what is remembered of it."""
+    memory = made(rows=5000)
+    memory.fill(batches(images[:2]), 2)
+    memory.fill(batches(images[2:], torch.tensor([2, 3])), 2, before=2)
+    for compared in memory(images).differences.values():
+        assert compared[:, -1].max() == 0
+    assert all(level.owner.unique().tolist() == [0, 1, 2, 3] for level in levels(memory))
+
+
 def test_where_only_its_own_rows_are_left_an_image_is_compared_with_them() -> None:
     """Oracle: the same without a number. Else each place were compared with an arbitrary row."""
     rows = torch.randn(20, 4)

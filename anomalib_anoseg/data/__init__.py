@@ -1,4 +1,4 @@
-"""Data that the package brings along."""
+"""Data that the package brings along, and reads to judge a model."""
 
 from anomalib_anoseg.data.surface_demo import SurfaceDemo
 

@@ -1,7 +1,7 @@
 """Export a trained model, with other thresholds if asked for."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from anomalib_anoseg.utils.checks import (
     require_not_negative,
@@ -9,9 +9,6 @@ from anomalib_anoseg.utils.checks import (
     require_whole,
     require_within,
 )
-
-if TYPE_CHECKING:
-    from anomalib.data import AnomalibDataModule
 
 
 def export(
@@ -75,6 +72,8 @@ def export(
         raise ValueError(msg)
     from anomalib.deploy import CompressionType
 
+    from anomalib_anoseg.data.cases import datamodule
+
     # Further down than this package: a command is where everything meets.
     from anomalib_anoseg.lightning_model import AnoSeg
 
@@ -134,16 +133,3 @@ def _set_rate(post_processor: Any) -> None:
     post_processor.image_sensitivity = 0.5
     post_processor.set_image_threshold()
     post_processor.report()
-
-
-def datamodule(path: Path) -> "AnomalibDataModule":
-    """Return the good images of a folder, or the data module that a YAML file describes."""
-    from anomalib.data import Folder, get_datamodule
-    from omegaconf import OmegaConf
-
-    if path.suffix in {".yaml", ".yml"}:
-        config = OmegaConf.load(path)
-        return get_datamodule(config if "data" in config else OmegaConf.create({"data": config}))
-    return Folder(
-        name=path.name, normal_dir=path.resolve(), test_split_mode="none", val_split_mode="none"
-    )

@@ -79,11 +79,30 @@ class Level(nn.Module):
         self.register_buffer("std", torch.ones(()))
 
     def keep(
-        self, rows: Tensor, owner: Indices, place: Tensor, limit: int, generator: torch.Generator
+        self,
+        rows: Tensor,
+        owner: Indices,
+        place: Tensor,
+        limit: int,
+        generator: torch.Generator,
+        before: float = 0.0,
     ) -> None:
-        """Keep a coreset of the rows, and measure how far the rows are from those of others."""
-        kept = coreset(rows, limit, generator)
-        for name, value in (("rows", rows), ("owner", owner), ("place", place)):
+        """Keep a coreset of the rows, and measure how far the rows are from those of others.
+
+        Args:
+            rows: (n, c).
+            owner: Which image each is from, (n,).
+            place: Row and column of each in the feature map of that image, (n, 2).
+            limit: How many are kept.
+            generator: Of the coreset's random directions.
+            before: Share of images remembered before among all, [0, 1). Their rows compete for
+                their places with the new ones; 0 forgets them.
+        """
+        found = {"rows": rows, "owner": owner, "place": place}
+        if before:
+            found = {n: torch.cat([getattr(self, n).to(new), new]) for n, new in found.items()}
+        kept = coreset(found["rows"], limit, generator)
+        for name, value in found.items():
             setattr(self, name, value[kept].to(getattr(self, name)))
         distances = []
         lengths = torch.unique_consecutive(owner, return_counts=True)[1].tolist()
@@ -92,9 +111,12 @@ class Level(nn.Module):
             places = some.to(self.rows).T[None, :, :, None]
             distances.append(self(places, numbers[:1].to(self.owner))[:, -1].flatten())
         values = torch.cat(distances)
-        self.mean.copy_(values.mean())
+        mean, variance = values.mean(), values.var()
+        if before:
+            mean, variance = _pooled_moments(before, self.mean, self.std**2, mean, variance)
+        self.mean.copy_(mean)
         # Images that are all alike have no distances; whatever differs from them then is far.
-        self.std.copy_(values.std().clamp(min=1e-3))
+        self.std.copy_(variance.sqrt().clamp(min=1e-3))
 
     def nearest(self, features: Tensor, owners: Indices | None = None) -> Tensor:
         """Return the index of the nearest row for each place, (b, h w).
@@ -215,16 +237,20 @@ class Memory(nn.Module):
         return Recollection(features, differences, distance)
 
     @torch.no_grad()
-    def fill(self, batches: Iterable[tuple[Images, Indices]], count: int) -> None:
-        """Remember good images, instead of what was remembered before.
+    def fill(self, batches: Iterable[tuple[Images, Indices]], count: int, before: int = 0) -> None:
+        """Remember good images, instead of what was remembered before, or beside it.
 
         From each image as many places are drawn, and the rows are chosen among them. No more than
         these and one batch is held at a time, however many images there are.
+
+        Beside others the rows are chosen among theirs and the new places, so that no place of
+        either is far from all of them; how many images there are of each does not matter for it.
 
         Args:
             batches: Images in [0, 1] and the number of each, (b,). Images of one number count as
                 one image, of which no rows are compared with each other.
             count: How many images there are in all batches.
+            before: How many images were remembered before, whose rows may stay; 0 forgets them.
 
         Raises:
             ValueError: If a feature is not finite.
@@ -245,7 +271,7 @@ class Memory(nn.Module):
                     place = torch.stack([chosen // width, chosen % width], dim=1)
                     found.add(one[chosen], number, place)
         for level, found in zip(self._levels(), candidates, strict=True):
-            level.keep(*found.all(), self.limit, generator)
+            level.keep(*found.all(), self.limit, generator, before / (before + count))
 
     @torch.no_grad()
     def look_up(self, image: Images, row: int, column: int) -> Match:
@@ -328,6 +354,15 @@ def coreset(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
         kept.append(distance.argmax())
         distance = torch.minimum(distance, to(kept[-1]))
     return torch.stack(kept)
+
+
+def _pooled_moments(
+    share: float, mean: Tensor, variance: Tensor, other: Tensor, others_variance: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of a mixture, of which the first two have the share."""
+    between = share * (1 - share) * (mean - other) ** 2
+    mixed = share * variance + (1 - share) * others_variance + between
+    return share * mean + (1 - share) * other, mixed
 
 
 def _pooled(features: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Good images that training does not see, to set thresholds by."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from anomalib.data import AnomalibDataModule
 from anomalib.data.utils import LabelName, ValSplitMode
@@ -45,19 +46,17 @@ class HeldOut:
         if datamodule.val_split_mode in (ValSplitMode.FROM_TRAIN, ValSplitMode.SYNTHETIC):
             source = datamodule.val_data
             good = (source.samples.label_index == LabelName.NORMAL).to_numpy().nonzero()[0].tolist()
-            chosen = _spread(good, max(MOST, min(wanted, LARGEST)))
+            chosen = spread(good, max(MOST, min(wanted, LARGEST)))
         else:
             source = self._training
             everything = range(len(source))
-            chosen = _spread(everything, _count(len(everything), wanted))
+            asked = min(wanted, LARGEST, int(LARGEST_SHARE * len(everything)))
+            chosen = spread(everything, max(count_of(len(everything)), asked))
             others = sorted(set(everything) - set(chosen))
             remaining = source.subsample(others) if others else source
         # The tiled ensemble's collate_fn resizes; it has none of the data set's own.
         collate = datamodule.external_collate_fn
-        self.images: Sequence[Images] = RereadImages(source, chosen, prepare, collate)
-        first = self.images[0]
-        if first.nbytes * len(chosen) <= KEPT:
-            self.images = [first, *(self.images[index] for index in range(1, len(chosen)))]
+        self.images = kept_or_reread(source, chosen, prepare, collate)
         datamodule.train_data = remaining
 
     def release(self) -> None:
@@ -65,12 +64,27 @@ class HeldOut:
         self._datamodule.train_data = self._training
 
 
-def _count(images: int, wanted: int) -> int:
-    usual = min(MOST, round(SHARE * images))
-    return max(1, usual, min(wanted, LARGEST, int(LARGEST_SHARE * images)))
+def kept_or_reread(source: Any, chosen: Sequence[int], *how: Any) -> Sequence[Images]:
+    """Return images of a data set, read now, or if they are large whenever they are asked for.
+
+    Args:
+        source: The data set.
+        chosen: Which of its images.
+        how: What else ``read_good_images`` takes.
+    """
+    images = RereadImages(source, chosen, *how)
+    first = images[0]
+    if first.nbytes * len(chosen) > KEPT:
+        return images
+    return [first, *(images[index] for index in range(1, len(chosen)))]
 
 
-def _spread(indices: "range | list[int]", count: int) -> list[int]:
+def count_of(images: int, share: float = SHARE) -> int:
+    """Return how many of so many images are held out: a share, at least one, at most 64."""
+    return max(1, min(MOST, round(share * images)))
+
+
+def spread(indices: Sequence[int], count: int) -> list[int]:
     """Return so many of the indices, or all, evenly spread over them."""
     count = min(count, len(indices))
     return [indices[(2 * k + 1) * len(indices) // (2 * count)] for k in range(count)]

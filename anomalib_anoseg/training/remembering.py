@@ -16,7 +16,7 @@ from anomalib_anoseg.training.good_images import read_good_images
 from anomalib_anoseg.utils.shapes import Images, Indices
 
 logger = logging.getLogger(__name__)
-BATCH = 8
+BATCH, PIXELS = 8, 2**22  # at most at once, whichever is less
 
 
 class TrainingImages:
@@ -45,7 +45,8 @@ class TrainingImages:
         images: list[Images] = []
         numbers: list[Tensor] = []
         for image, batch in chain.from_iterable(map(self._read, self._loaders)):
-            if images and (len(images) == BATCH or image.shape != images[0].shape):
+            most = max(1, min(BATCH, PIXELS // image[0, 0].numel()))
+            if images and (len(images) == most or image.shape != images[0].shape):
                 yield torch.cat(images), torch.cat(numbers)
                 images, numbers = [], []
             images.append(image)
