@@ -16,7 +16,7 @@ from anomalib_anoseg.networks.decoders import MemoryDecoder, PaperDecoder, SkipD
 from anomalib_anoseg.networks.detector import Detector
 from anomalib_anoseg.networks.encoder import Encoder, crop
 from anomalib_anoseg.networks.memory import Memory
-from anomalib_anoseg.networks.tiles import ONE_PASS, in_tiles
+from anomalib_anoseg.networks.tiles import in_tiles, too_large
 from anomalib_anoseg.utils.checks import require_images, require_one_of
 from anomalib_anoseg.utils.shapes import Images, Indices, Logits, Masks, Places, Verdicts
 
@@ -116,14 +116,25 @@ class AnoSegModel(nn.Module):
             check_images(images)
         # anomalib's TorchInferencer calls this with gradients on.
         with torch.no_grad():
-            witnesses = self.witnesses(images, owners, place)
-            drawn = witnesses[0].unsqueeze(1).sigmoid()
-            anomaly_map = drawn if self.memory is None else self.decision(*witnesses)
             if self.detector is None:
+                anomaly_map = self._map(images, owners, place)
                 score = image_score(anomaly_map)
             else:
-                score = self.detector(images, drawn)  # trained beside the paper's network
+                witnesses = self.witnesses(images, owners, place)
+                anomaly_map = self._decided(witnesses)
+                # Trained beside the paper's network, whose map it takes.
+                score = self.detector(images, _drawn(witnesses))
         return InferenceBatch(pred_score=score, anomaly_map=anomaly_map)
+
+    def _map(self, images: Images, owners: Indices | None, place: Places | None) -> Masks:
+        """Return the anomaly map, of what is too large for one pass from tiles."""
+        if too_large(images):
+            # Decided in tiles too, or the decision would take more memory than the witnesses.
+            return in_tiles(lambda tile, at: [self._map(tile, owners, at)], images, [1])[0]
+        return self._decided(self.witnesses(images, owners, place))
+
+    def _decided(self, witnesses: list[Tensor]) -> Masks:
+        return _drawn(witnesses) if self.memory is None else self.decision(*witnesses)
 
     def witnesses(
         self, images: Images, owners: Indices | None = None, place: Places | None = None
@@ -132,7 +143,7 @@ class AnoSegModel(nn.Module):
 
         What is too large for one pass is looked at in tiles.
         """
-        if torch.compiler.is_compiling() or images[0, 0].numel() <= ONE_PASS:
+        if not too_large(images):
             said = self._look(images, owners, place)
         else:
             strides = [1] * (1 if self.memory is None else 3)
@@ -168,6 +179,10 @@ def check_images(images: Images) -> None:
             "Normalize left in the pre-processor or in the augmentations of the data?"
         )
         raise ValueError(msg)
+
+
+def _drawn(witnesses: list[Tensor]) -> Masks:
+    return witnesses[0].unsqueeze(1).sigmoid()
 
 
 def image_score(anomaly_map: Masks) -> Verdicts:

@@ -9,11 +9,10 @@ import torch
 from conftest import photographs, remembering_model, segmenter, small_model
 from torch import Tensor
 
-from anomalib_anoseg import AnoSeg, PreProcessor, torch_model
+from anomalib_anoseg import AnoSeg, PreProcessor
 from anomalib_anoseg.export.tile import SMALLEST_TILE, TileModel, score_within
 from anomalib_anoseg.inference.frames import Frame
 from anomalib_anoseg.inference.segmenter import Segmenter
-from anomalib_anoseg.networks import memory as memory_module
 from anomalib_anoseg.networks import tiles
 from anomalib_anoseg.networks.encoder import coordinates, pad
 from anomalib_anoseg.torch_model import image_score
@@ -89,8 +88,7 @@ def remembering() -> AnoSeg:
 
 
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (torch_model, memory_module):
-        monkeypatch.setattr(module, "ONE_PASS", 512 * 512)
+    monkeypatch.setattr(tiles, "ONE_PASS", 512 * 512)
     monkeypatch.setattr(tiles, "SIDE", 512)
 
 

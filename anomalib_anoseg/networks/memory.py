@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from anomalib_anoseg.networks.encoder import pad
 from anomalib_anoseg.networks.pretrained import build_backbone, load_pretrained, normalisation
-from anomalib_anoseg.networks.tiles import ONE_PASS, in_tiles
+from anomalib_anoseg.networks.tiles import in_tiles, too_large
 from anomalib_anoseg.utils.shapes import Images, Indices, Logits
 
 STRIDES = (4, 8, 16)  # of the feature maps that are remembered
@@ -295,7 +295,7 @@ class Memory(nn.Module):
         return max(found)[1]
 
     def _features(self, padded: Images) -> list[Tensor]:
-        if not torch.compiler.is_compiling() and padded[0, 0].numel() > ONE_PASS:
+        if too_large(padded):
             return in_tiles(lambda tile, _: self._features(tile), padded, self.strides)
         features: list[Tensor] = self.encoder((padded - self.mean) / self.std)
         return features

@@ -12,36 +12,51 @@ ONE_PASS = 2048 * 2048  # pixels at most
 SIDE = 1024
 
 
+def too_large(images: Images) -> bool:
+    """Return whether images are judged in tiles; an exported graph never is."""
+    return not torch.compiler.is_compiling() and images[0, 0].numel() > ONE_PASS
+
+
 def in_tiles(
     look: Callable[[Images, Places], list[Tensor]], images: Images, strides: list[int]
 ) -> list[Tensor]:
     """Return the maps that a function makes of images, from tiles that overlap.
 
     Args:
-        look: From tiles and where they lie to a list of maps, (b, c, h, w) of the padded tile at
-            each stride.
+        look: From tiles and where they lie to a list of maps, (b, c, h, w) at each stride; those
+            at a stride of 1 may end with the image, others are of the padded tile.
         images: (b, c, h, w).
         strides: Of the maps.
+
+    Returns:
+        Maps of the size of the images at a stride of 1, of the padded images at others.
     """
     height, width = images.shape[-2:]
-    padded = [-(-side // MULTIPLE) * MULTIPLE for side in (height, width)]
     whole: list[Tensor] = []
     for rows, columns in tiles_of(height, width, SIDE):
         tile = images[..., rows.start : rows.start + SIDE, columns.start : columns.start + SIDE]
         place = torch.tensor([rows.start, columns.start, height, width], dtype=torch.float32)
         maps = look(tile, place.to(images.device).expand(len(images), -1))
         if not whole:
-            sizes = [[side // stride for side in padded] for stride in strides]
-            whole = [one.new_empty(*one.shape[:2], *s) for one, s in zip(maps, sizes, strict=True)]
+            whole = [
+                one.new_empty(*one.shape[:2], *(_cells(side, stride) for side in (height, width)))
+                for one, stride in zip(maps, strides, strict=True)
+            ]
         for stride, one, all_of_it in zip(strides, maps, whole, strict=True):
-            kept = _kept(rows, height, stride), _kept(columns, width, stride)
-            at = [slice(part.start + span.start // stride, part.stop + span.start // stride)
-                  for part, span in zip(kept, (rows, columns), strict=True)]  # fmt: skip
-            all_of_it[..., at[0], at[1]] = one[..., kept[0], kept[1]]
+            (from_row, to_row), (from_column, to_column) = (
+                _kept(span, length, stride) for span, length in ((rows, height), (columns, width))
+            )
+            all_of_it[..., to_row, to_column] = one[..., from_row, from_column]
     return whole
 
 
-def _kept(span: Span, length: int, stride: int) -> slice:
-    """Return which part of a tile's map is kept; at the image's border what was padded as well."""
-    last = -(-span.last // MULTIPLE) * MULTIPLE if span.last == length else span.last
-    return slice((span.first - span.start) // stride, (last - span.start) // stride)
+def _cells(length: int, stride: int) -> int:
+    """Return how many cells a map has along a side of so many pixels."""
+    return length if stride == 1 else -(-length // MULTIPLE) * MULTIPLE // stride
+
+
+def _kept(span: Span, length: int, stride: int) -> tuple[slice, slice]:
+    """Return which cells of a tile's map are kept, and which ones of the whole map they are."""
+    start, first = span.start // stride, span.first // stride
+    last = _cells(length, stride) if span.last == length else span.last // stride
+    return slice(first - start, last - start), slice(first, last)
