@@ -42,7 +42,7 @@ from anomalib_anoseg.pre_processor import PreProcessor
 from anomalib_anoseg.synthesis.laws import Anomalies, Variation, laws_from
 from anomalib_anoseg.synthesis.variation import variation_from
 from anomalib_anoseg.torch_model import SMALLEST_SIDE, AnoSegModel, Segmentation, check_images
-from anomalib_anoseg.training.crops import CropBatch, RandomCrops
+from anomalib_anoseg.training.crops import CropBatch, TrainOnCrops
 from anomalib_anoseg.training.data_check import DataCheck
 from anomalib_anoseg.training.last_checkpoint import LastCheckpoint
 from anomalib_anoseg.training.learning_rate import resume_with, warmup_cosine
@@ -50,7 +50,6 @@ from anomalib_anoseg.training.loss_guard import LossGuard, check_weights
 from anomalib_anoseg.training.random_draws import RandomDraws
 from anomalib_anoseg.training.remembering import (
     TrainingImages,
-    loaders_of,
     numbers_of,
     warn_of_changes,
 )
@@ -176,9 +175,6 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         if image_score == "detector" and laws.synthetic_share == 1:
             msg = "image_score 'detector' needs good images: synthetic_share must be below 1, got 1"
             raise ValueError(msg)
-        if image_score == "detector" and train_crop is not None:
-            msg = "image_score 'detector' judges whole images: train it without train_crop"
-            raise ValueError(msg)
         super().__init__(
             pre_processor=pre_processor,
             post_processor=post_processor,
@@ -200,6 +196,9 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         self.max_epochs: int | None = arguments["max_epochs"]
         self.seed: int | None = arguments["seed"]
         self.train_crop: int | None = arguments["train_crop"]
+        if self.train_crop is not None and arguments["image_score"] == "detector":
+            msg = "image_score 'detector' judges whole images: train it without train_crop"
+            raise ValueError(msg)
         self.learning_rate: float = arguments["learning_rate"]
         self.reconstruction_weight: float = arguments["reconstruction_weight"]
         self.adversarial_weight: float = arguments["adversarial_weight"]
@@ -250,7 +249,19 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
                 self.trainer.limit_val_batches = 0
 
     def on_fit_start(self) -> None:
-        """Keep the data's name, and compile, if asked for."""
+        """Keep the data's name, and compile, if asked for.
+
+        Raises:
+            ValueError: If a pre-processor that is not ours would resize crops.
+        """
+        theirs = self.pre_processor
+        resizes = getattr(theirs, "transform", None) is not None
+        if self.train_crop is not None and resizes and not isinstance(theirs, PreProcessor):
+            msg = (
+                f"train_crop needs AnoSeg's own PreProcessor, or none: {type(theirs).__name__} "
+                "would resize crops as if they were images"
+            )
+            raise ValueError(msg)
         data = getattr(self.trainer, "datamodule", None)
         parts = (getattr(data, "name", None), getattr(data, "category", None))
         self.trained_on = "/".join(part for part in parts if part)
@@ -266,17 +277,7 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
                 module.compile(dynamic=False)  # inductor has no random integers of open shapes
 
     def on_train_start(self) -> None:
-        """Remember the good images, whole, then train on crops of them, if asked for."""
-        self._remember()
-        for loader in loaders_of(self.trainer.train_dataloader):
-            collate = loader.collate_fn
-            if isinstance(collate, RandomCrops):  # of a run before this one
-                collate = collate.collate
-            crops = self.train_crop and RandomCrops(self.train_crop, collate)
-            loader.collate_fn = crops or collate
-
-    def _remember(self) -> None:
-        """Fill the memory, in one process for all; a resumed run has one."""
+        """Remember the good images, in one process for all; a resumed run has a memory."""
         memory, trainer = self.model.memory, self.trainer
         if memory is None:
             return
@@ -495,7 +496,7 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         self._refuse_tiler()
         callbacks: Any = super().configure_callbacks()
         # The check before anybody reads an image.
-        return [DataCheck(), *callbacks, RandomDraws(), LastCheckpoint()]
+        return [DataCheck(), *callbacks, TrainOnCrops(), RandomDraws(), LastCheckpoint()]
 
     def _refuse_tiler(self) -> None:
         """Name what to use instead of anomalib's tiler, which would cut crops without a place."""

@@ -38,6 +38,11 @@ class PreProcessor(AnomalibPreProcessor):
         super().__init__()
         self._resize_to((height, width))
 
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, *batch: Any) -> None:
+        """Resize, but not crops of images that were resized before they were cut."""
+        if getattr(pl_module, "train_crop", None) is None:
+            super().on_train_batch_start(trainer, pl_module, *batch)
+
     def checkpoint_config(self) -> dict[str, Any]:
         """Return the size as plain data, and torchvision's nearest equivalent beside it.
 

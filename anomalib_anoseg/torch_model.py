@@ -130,7 +130,7 @@ class AnoSegModel(nn.Module):
         """Return the anomaly map, of what is too large for one pass from tiles."""
         if too_large(images):
             # Decided in tiles too, or the decision would take more memory than the witnesses.
-            return in_tiles(lambda tile, at: [self._map(tile, owners, at)], images, [1])[0]
+            return in_tiles(lambda tile, at: [self._map(tile, owners, at)], images, [1], place)[0]
         return self._decided(self.witnesses(images, owners, place))
 
     def _decided(self, witnesses: list[Tensor]) -> Masks:
@@ -147,7 +147,7 @@ class AnoSegModel(nn.Module):
             said = self._look(images, owners, place)
         else:
             strides = [1] * (1 if self.memory is None else 3)
-            said = in_tiles(lambda tile, at: self._look(tile, owners, at), images, strides)
+            said = in_tiles(lambda tile, at: self._look(tile, owners, at), images, strides, place)
         # Planes, not one channel: OpenVINO computes with those ten times as fast.
         return [crop(one, images).float().squeeze(1) for one in said]
 

@@ -1,18 +1,22 @@
 """Training on random crops that know where they lie, and judging whole images."""
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from anomalib.data import Folder, ImageBatch, ImageItem
+from anomalib.pre_processing import PreProcessor as AnomalibPreProcessor
 from conftest import photographs, quiet_engine, remembering_model, segmenter, small_model
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import Resize
 from torchvision.utils import save_image
 
 from anomalib_anoseg import AnoSeg, PreProcessor
-from anomalib_anoseg.networks.encoder import Encoder
 from anomalib_anoseg.training.crops import CropBatch, RandomCrops, random_crops
 
 
@@ -57,18 +61,18 @@ def test_crops_say_where_they_are_from(
         assert_in_place(crop, place, *shape)
 
 
-def test_crops_are_everywhere_and_of_the_global_random_numbers() -> None:
-    crops = RandomCrops(64, None)
-    wide = [{"image": located(64, 68), "image_path": "a.png"}] * 100
-    batch = RandomCrops(64, lambda some: ImageBatch(some[0]["image"][None], image_path=["a"]))(wide)
+def test_crops_are_everywhere_and_repeat_with_their_seed() -> None:
+    crops = RandomCrops(64, ImageBatch.collate)
+    batch = crops(items(*[(64, 68)] * 100))
     assert batch.place is not None
     assert set(batch.place[:, 1].tolist()) == {0, 1, 2, 3, 4}
     assert not batch.place[:, 0].any()
-    torch.manual_seed(5)
-    first = RandomCrops(64, ImageBatch.collate)(items((100, 100)))
-    torch.manual_seed(5)
-    assert torch.equal(first.image, RandomCrops(64, ImageBatch.collate)(items((100, 100))).image)
-    assert crops.side == 64
+    state = torch.get_rng_state()
+    crops.draws.manual_seed(5)
+    first = crops(items((100, 100)))
+    crops.draws.manual_seed(5)
+    assert torch.equal(first.image, crops(items((100, 100))).image)
+    assert torch.equal(torch.get_rng_state(), state)  # what the steps draw does not depend on it
 
 
 def test_smaller_images_are_continued_by_their_border(caplog: pytest.LogCaptureFixture) -> None:
@@ -87,6 +91,9 @@ def test_of_a_batch_as_well() -> None:
         assert_in_place(crop, where, 96, 80)
 
 
+SIZES = {(120, 90), (97, 141), (60, 200)}
+
+
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Good images of three sizes, one of them smaller than a crop."""
@@ -94,7 +101,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "good").mkdir()
     torch.manual_seed(0)
     for number in range(8):
-        height, width = [(120, 90), (97, 141), (60, 200)][number % 3]
+        height, width = sorted(SIZES)[number % 3]
         save_image(photographs(1, height=height, width=width), root / f"good/{number}.png")
     return root
 
@@ -107,38 +114,52 @@ def folder(root: Path, **arguments: Any) -> Folder:
 
 
 def model_of(make: Any, **arguments: Any) -> AnoSeg:
-    return make(seed=2, train_crop=64, pre_processor=PreProcessor("native"), **arguments)
+    given = {"seed": 2, "train_crop": 64, "pre_processor": PreProcessor("native")}
+    return make(**given | arguments)
+
+
+Trained = list[tuple[Tensor, Tensor]]
+
+
+def spied(model: AnoSeg, monkeypatch: pytest.MonkeyPatch) -> Trained:
+    """Return the images and places that each training step gets."""
+    seen: Trained = []
+    step: Any = model.training_step
+
+    def spy(batch: Any, *args: Any) -> Any:
+        seen.append((batch.image, batch.place))
+        return step(batch, *args)
+
+    monkeypatch.setattr(model, "training_step", spy)
+    return seen
 
 
 @pytest.mark.slow
-def test_networks_see_crops_and_their_place_and_the_memory_whole_images(
-    mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("seed", [2, None])
+def test_every_step_sees_crops_and_the_memory_whole_images(
+    mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int | None
 ) -> None:
-    seen: list[tuple[torch.Size, bool]] = []
-    forward = Encoder.forward
+    """Lightning begins to load before any hook, and an unseeded run goes on with that."""
+    model = model_of(remembering_model, seed=seed)
+    trained_on = spied(model, monkeypatch)
+    memory = model.model.memory
+    assert memory is not None
+    remembered: list[torch.Size] = []
+    features = memory._features
 
-    def spy(encoder: Encoder, images: Tensor, *args: Any, place: Tensor | None = None) -> Any:
-        seen.append((images.shape[-2:], place is not None))
-        return forward(encoder, images, *args, place=place)
+    def see(images: Tensor) -> list[Tensor]:
+        remembered.append(images.shape[-2:])
+        return features(images)
 
-    monkeypatch.setattr(Encoder, "forward", spy)
-    model = model_of(remembering_model)
-    assert model.model.memory is not None
-    sizes = []
-    features = model.model.memory._features
-    monkeypatch.setattr(
-        model.model.memory, "_features", lambda x: sizes.append(x.shape[-2:]) or features(x)
-    )
-    engine = quiet_engine(tmp_path, max_steps=2, max_epochs=-1)
+    monkeypatch.setattr(memory, "_features", see)
+    engine = quiet_engine(tmp_path, max_steps=3, max_epochs=-1)
     engine.fit(model, datamodule=folder(mixed))
-    trained_on = [entry for entry in seen if entry[1]]
-    assert trained_on[:2] == [((64, 64), True)] * 2
-    # Thresholds are set by whole good images, and by synthetic anomalies in crops.
-    judged = {size for size, placed in seen if not placed}
-    assert judged <= {(120, 90), (97, 141), (60, 200)}
-    assert judged
-    assert {tuple(size) for size in sizes[:3]} <= {(128, 96), (128, 160), (64, 224)}
-    # A run that is resumed goes on with crops.
+    assert len(trained_on) == 3
+    for images, place in trained_on:
+        assert images.shape[1:] == (3, 64, 64)
+        assert {tuple(size) for size in place[:, 2:].int().tolist()} <= SIZES
+    # Padded to multiples of 32, before the first step.
+    assert {tuple(size) for size in remembered[:3]} <= {(128, 96), (128, 160), (64, 224)}
     path = engine.trainer.checkpoint_callback.best_model_path
     again = AnoSeg.load_from_checkpoint(path)
     assert again.train_crop == 64
@@ -146,38 +167,72 @@ def test_networks_see_crops_and_their_place_and_the_memory_whole_images(
 
 
 @pytest.mark.slow
+def test_crops_are_cut_from_resized_images(
+    mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = segmenter(seed=2, train_crop=64, pre_processor=PreProcessor((128, 96)))
+    trained_on = spied(model, monkeypatch)
+    quiet_engine(tmp_path, max_steps=1, max_epochs=-1).fit(model, datamodule=folder(mixed))
+    ((images, place),) = trained_on
+    assert images.shape == (4, 3, 64, 64)
+    assert (place[:, 2:] == torch.tensor([128.0, 96.0])).all()
+
+
+class Stop(Callback):
+    """Ends a run after a step, as Ctrl-C does; the run does not know before."""
+
+    def __init__(self, step: int | None) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_interruptible")
 def test_runs_repeat_bit_for_bit_also_resumed(mixed: Path, tmp_path: Path) -> None:
-    """Oracle: a run of as many steps that was not stopped."""
+    """Oracle: a run of as many steps that was not stopped, here in the middle of an epoch."""
     states = []
-    for name, stops in (("once", [4]), ("again", [4]), ("resumed", [2, 4])):
+    for name, stops in (("once", [None]), ("resumed", [3, None])):
         path = None
-        for steps in stops:
+        for stop in stops:
             model = model_of(segmenter)
-            engine = quiet_engine(tmp_path / name, max_steps=steps, max_epochs=-1)
-            engine.fit(model, datamodule=folder(mixed), ckpt_path=path)
+            engine = quiet_engine(tmp_path / name, max_epochs=4, callbacks=[Stop(stop)])
+            with suppress(KeyboardInterrupt, SystemExit):
+                engine.fit(model, datamodule=folder(mixed), ckpt_path=path)
             path = engine.trainer.checkpoint_callback.best_model_path
         states.append(model.state_dict())
     for name, value in states[0].items():
         assert torch.equal(value, states[1][name]), name
-    # The rate is lowered towards the last step, which the first of two runs takes for its own.
-    assert states[2].keys() == states[0].keys()
 
 
-def test_a_loader_is_not_cropped_twice_and_given_back() -> None:
-    """Oracle: the loader's own function, with and without crops."""
-    from types import SimpleNamespace
+@pytest.mark.slow
+def test_a_loader_gets_its_own_function_back(
+    mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after an error; the same loader then serves another model."""
+    data = folder(mixed)
+    data.setup()
+    loader = DataLoader(data.train_data, batch_size=2, collate_fn=ImageBatch.collate)
+    failing = model_of(segmenter)
+    monkeypatch.setattr(failing, "_segmentation_losses", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        quiet_engine(tmp_path).fit(failing, train_dataloaders=loader)
+    assert loader.collate_fn == ImageBatch.collate
+    model = model_of(segmenter)
+    trained_on = spied(model, monkeypatch)
+    quiet_engine(tmp_path, max_steps=1).fit(model, train_dataloaders=loader)
+    assert trained_on[0][0].shape == (2, 3, 64, 64)
+    assert loader.collate_fn == ImageBatch.collate
 
-    loader = SimpleNamespace(collate_fn=ImageBatch.collate)
-    for crop in (64, 48, None):
-        model = segmenter(train_crop=crop)
-        model._trainer = SimpleNamespace(train_dataloader=loader)
-        model.on_train_start()
-        if crop is None:
-            assert loader.collate_fn == ImageBatch.collate
-        else:
-            assert isinstance(loader.collate_fn, RandomCrops)
-            assert loader.collate_fn.side == crop
-            assert loader.collate_fn.collate == ImageBatch.collate
+
+@pytest.mark.slow
+def test_another_pre_processor_would_stretch_crops(mixed: Path, tmp_path: Path) -> None:
+    theirs = AnomalibPreProcessor(Resize((128, 128)))
+    model = segmenter(train_crop=64, pre_processor=theirs)
+    with pytest.raises(ValueError, match="train_crop needs AnoSeg's own PreProcessor"):
+        quiet_engine(tmp_path, max_steps=1).fit(model, datamodule=folder(mixed))
 
 
 @pytest.mark.parametrize("value", [0, 32, -5, 64.5, "64"])

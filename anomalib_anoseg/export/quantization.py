@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 
 from anomalib_anoseg.anomaly_generator import AnomalyGenerator
 from anomalib_anoseg.evaluation.metrics import IoU
-from anomalib_anoseg.training.crops import random_crops
+from anomalib_anoseg.training.crops import cut_randomly, random_crops
 from anomalib_anoseg.training.hold_out import HeldOut
 from anomalib_anoseg.utils.seeds import own_seed
 from anomalib_anoseg.utils.signal_stack import kept_signal_stack
@@ -26,13 +26,22 @@ if TYPE_CHECKING:
     import openvino as ov
 
 SYNTHETIC_IMAGES = 128  # at least; few good images are used several times
+LARGEST = 1024  # side of what is cut out of larger images
+FEWEST, PIXELS = 16, 2**25  # of large images and tiles fewer are held
 
 
 class Sample(NamedTuple):
-    """An image as the exported model gets it, (1, c, h, w), and its mask at the network's size."""
+    """What the exported model gets, and what it should say.
+
+    Attributes:
+        image: (1, c, h, w), or a tile of one.
+        mask: At the network's size.
+        place: Of the tile, (1, 4).
+    """
 
     image: NDArray[np.float32]
     mask: torch.Tensor
+    place: NDArray[np.float32]
 
 
 def quantize(
@@ -102,31 +111,36 @@ def calibration_samples(
     held_out = HeldOut(datamodule, module.pre_processor)
     held_out.release()
     *_, height, width = model.input(0).partial_shape
+    is_fixed = height.is_static and width.is_static
+    takes_tiles = len(model.inputs) > 1
+    side = height.get_length() if takes_tiles else module.train_crop or LARGEST
     generator = AnomalyGenerator(module.anomaly_generator.anomalies)  # one that draws on the CPU
-    repeats = math.ceil(SYNTHETIC_IMAGES / len(held_out.images))
+    wanted = min(SYNTHETIC_IMAGES, max(FEWEST, PIXELS // side**2))
+    repeats = math.ceil(wanted / len(held_out.images))
     samples: list[Sample] = []
     for image in held_out.images:
         with own_seed(len(samples)):
-            seen = image.cpu()
-            if module.train_crop is not None:
-                seen, _ = random_crops(seen, module.train_crop)
+            seen, place = (
+                cut_randomly([image.cpu()], side, side)
+                if takes_tiles
+                else random_crops(image.cpu(), side)
+            )
             several = seen.expand(1 + repeats, -1, -1, -1)
             images, masks = generator(several, torch.zeros_like(several[:, :1]))
-        if height.is_static and width.is_static:
+        if is_fixed and not takes_tiles:
             images = interpolate(images, (height.get_length(), width.get_length()))
         samples += [
-            Sample(one[None].numpy(), mask[None] > 0)
+            Sample(one[None].numpy(), mask[None] > 0, place.numpy())
             for one, mask in zip(images, masks, strict=True)
         ]
     return samples
 
 
 def _inputs(model: "ov.Model", sample: Sample) -> Any:
-    """Return what the model takes; one of tiles takes each sample for a whole image."""
+    """Return what the model takes."""
     if len(model.inputs) == 1:
         return sample.image
-    height, width = sample.image.shape[-2:]
-    return {"input": sample.image, "place": np.array([[0, 0, height, width]], np.float32)}
+    return {"input": sample.image, "place": sample.place}
 
 
 def outer_operations(model: "ov.Model") -> list[str]:

@@ -13,12 +13,16 @@ SIDE = 1024
 
 
 def too_large(images: Images) -> bool:
-    """Return whether images are judged in tiles; an exported graph never is."""
-    return not torch.compiler.is_compiling() and images[0, 0].numel() > ONE_PASS
+    """Return whether images are judged in tiles; an exported graph has no such choice."""
+    return not torch.compiler.is_exporting() and images[0, 0].numel() > ONE_PASS
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # each number of tiles: a graph
 def in_tiles(
-    look: Callable[[Images, Places], list[Tensor]], images: Images, strides: list[int]
+    look: Callable[[Images, Places], list[Tensor]],
+    images: Images,
+    strides: list[int],
+    place: Places | None = None,
 ) -> list[Tensor]:
     """Return the maps that a function makes of images, from tiles that overlap.
 
@@ -27,16 +31,19 @@ def in_tiles(
             at a stride of 1 may end with the image, others are of the padded tile.
         images: (b, c, h, w).
         strides: Of the maps.
+        place: Where the images lie, if they are crops themselves.
 
     Returns:
         Maps of the size of the images at a stride of 1, of the padded images at others.
     """
     height, width = images.shape[-2:]
     whole: list[Tensor] = []
+    size = torch.tensor([0, 0, height, width], dtype=torch.float32, device=images.device)
+    outer = size.expand(len(images), -1) if place is None else place
     for rows, columns in tiles_of(height, width, SIDE):
         tile = images[..., rows.start : rows.start + SIDE, columns.start : columns.start + SIDE]
-        place = torch.tensor([rows.start, columns.start, height, width], dtype=torch.float32)
-        maps = look(tile, place.to(images.device).expand(len(images), -1))
+        start = torch.tensor([rows.start, columns.start, 0, 0], dtype=torch.float32)
+        maps = look(tile, outer + start.to(images.device))
         if not whole:
             whole = [
                 one.new_empty(*one.shape[:2], *(_cells(side, stride) for side in (height, width)))

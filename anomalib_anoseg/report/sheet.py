@@ -42,8 +42,8 @@ def sheet(
         folder: Folder with good images.
         output: The picture to write.
         rows: Images below each other.
-        columns: Images beside each other; each takes three tiles.
-        size: Side of a tile in pixels, what the network would see.
+        columns: Images beside each other; each takes three pictures.
+        size: Side of a picture in pixels, what the network would see.
         train_crop: Show random crops of this side of the images at their own size instead, what a
             model with the same train_crop is trained on.
         seed: Seed of the draws.
@@ -56,15 +56,16 @@ def sheet(
         FileNotFoundError: If the folder holds no images.
         ValueError: If none of those that were chosen can be read, or a number is not positive.
     """
-    numbers = {"rows": rows, "columns": columns, "size": size, "train_crop": train_crop or 1}
-    for name, value in numbers.items():
+    for name, value in {"rows": rows, "columns": columns, "size": size}.items():
         require_positive(name, value)
+    if train_crop is not None:
+        require_positive("train_crop", train_crop)
     paths = [path for path in images_below(folder) if path.resolve() != output.resolve()]
     count = min(len(paths), rows * columns)
     chosen = [paths[i * len(paths) // count] for i in range(count)]
     with own_seed(seed):
-        tiles = [_read(path, size, train_crop) for path in chosen]
-        images = [image for image in tiles if image is not None]
+        read = [_read(path, size, train_crop) for path in chosen]
+        images = [image for image in read if image is not None]
         if not images:
             msg = f"{folder}: no image could be read"
             raise ValueError(msg)

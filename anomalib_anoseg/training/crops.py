@@ -1,17 +1,20 @@
 """Random crops to train on, cut out where images are loaded; each knows where it lies."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import torch
 from anomalib.data import ImageBatch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.nn.functional import pad
-from torch.utils.data import default_collate, get_worker_info
+from torch.utils.data import DataLoader, default_collate, get_worker_info
 
+from anomalib_anoseg.training.random_draws import mixed
 from anomalib_anoseg.utils.shapes import Images, Places
 
 logger = logging.getLogger(__name__)
@@ -38,22 +41,34 @@ class RandomCrops:
     Args:
         side: Of the crops, in pixels.
         collate: What makes a batch of whole images; None for torch's own.
+        prepare: Applied to whole images: the pre-processor's transform.
     """
 
-    def __init__(self, side: int, collate: Callable[[list[Any]], Any] | None) -> None:
+    def __init__(
+        self,
+        side: int,
+        collate: Callable[[list[Any]], Any] | None,
+        prepare: Callable[[Images], Images] | None = None,
+    ) -> None:
         self.side, self.collate = side, collate or default_collate
+        self._prepare = prepare
+        # Of its own: the loader draws ahead of the steps, which a resumed run would not repeat.
+        self.draws = torch.Generator()
         self._said = False
 
     def __call__(self, items: list[Any]) -> CropBatch:
         """Return one crop of each image."""
         # One by one: anomalib would stretch images of different sizes to one.
         whole = [self.collate([item]) for item in items]
-        sizes = [one.image.shape[-2:] for one in whole]
+        images = [self._prepare(one.image) if self._prepare else one.image for one in whole]
+        sizes = [image.shape[-2:] for image in images]
         height, width = (min(self.side, max(sides)) for sides in zip(*sizes, strict=True))
         if any(h < height or w < width for h, w in sizes):
             self._say_once()
-        images = (image for one in whole for image in torch.split(one.image, 1))
-        crops, place = cut_randomly(images, height, width)
+        singles = (one for image in images for one in torch.split(image, 1))
+        # Workers would all draw the same, and have been seeded for this epoch.
+        draws = self.draws if get_worker_info() is None else None
+        crops, place = cut_randomly(singles, height, width, draws)
         paths = [one.image_path or [] for one in whole]
         return CropBatch(
             image=crops,
@@ -72,6 +87,71 @@ class RandomCrops:
         self._said = True
 
 
+class TrainOnCrops(Callback):
+    """Has the loaders of a run give crops, where the model is trained on them.
+
+    Before anything draws the order of the data: Lightning begins to load before any hook, and what
+    it has begun with goes on with whole images.
+    """
+
+    def __init__(self) -> None:
+        self._whole: list[tuple[Any, Any]] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Cut from now on, also within an epoch."""
+        self._cut(trainer, pl_module)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Cut also what loaders give that were made for this epoch."""
+        self._cut(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the loaders as they were."""
+        del trainer, pl_module
+        self._give_back()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Leave the loaders as they were."""
+        del trainer, pl_module, exception
+        self._give_back()
+
+    def _cut(self, trainer: Trainer, module: Any) -> None:
+        whole = [
+            loader
+            for loader in loaders_of(trainer.train_dataloader)
+            if module.train_crop is not None and not isinstance(loader.collate_fn, RandomCrops)
+        ]
+        for loader in whole:
+            self._whole.append((loader, loader.collate_fn))
+            prepare = getattr(module.pre_processor, "transform", None)
+            crops = RandomCrops(module.train_crop, loader.collate_fn, prepare)
+            loader.collate_fn = crops
+        for loader, _ in self._whole:
+            seed = torch.initial_seed() if module.seed is None else module.seed
+            place = mixed(seed, trainer.current_epoch, trainer.global_rank)
+            loader.collate_fn.draws.manual_seed(place)
+        if whole:
+            iter(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]  # noqa: SLF001
+
+    def _give_back(self) -> None:
+        for loader, collate in self._whole:
+            loader.collate_fn = collate
+        self._whole.clear()
+
+
+def loaders_of(loader: Any) -> Iterator[DataLoader[Any]]:
+    """Yield what Lightning trains with at the same time: one loader, or a nest of several."""
+    if isinstance(loader, Mapping):
+        loader = list(loader.values())
+    if isinstance(loader, list | tuple):
+        for part in loader:
+            yield from loaders_of(part)
+    else:
+        yield loader
+
+
 def random_crops(images: Images, side: int) -> tuple[Images, Places]:
     """Return a random square of each image, no larger than the image, and where they lie."""
     height, width = (min(side, length) for length in images.shape[-2:])
@@ -79,16 +159,20 @@ def random_crops(images: Images, side: int) -> tuple[Images, Places]:
     return crops, place.to(images.device)
 
 
-def cut_randomly(images: Iterable[Images], height: int, width: int) -> tuple[Images, Places]:
+def cut_randomly(
+    images: Iterable[Images], height: int, width: int, draws: torch.Generator | None = None
+) -> tuple[Images, Places]:
     """Return a random part of each image, continued where the image is smaller, and its place."""
-    crops, places = zip(*(_cut(image, height, width) for image in images), strict=True)
+    crops, places = zip(*(_cut(image, height, width, draws) for image in images), strict=True)
     return torch.cat(crops), torch.tensor(places, dtype=torch.float32)
 
 
-def _cut(image: Images, height: int, width: int) -> tuple[Images, tuple[int, int, int, int]]:
+def _cut(
+    image: Images, height: int, width: int, draws: torch.Generator | None
+) -> tuple[Images, tuple[int, int, int, int]]:
     rows, columns = image.shape[-2:]
-    top = int(torch.randint(max(rows - height, 0) + 1, ()))
-    left = int(torch.randint(max(columns - width, 0) + 1, ()))
+    top = int(torch.randint(max(rows - height, 0) + 1, (), generator=draws))
+    left = int(torch.randint(max(columns - width, 0) + 1, (), generator=draws))
     crop = image[..., top : top + height, left : left + width].as_subclass(Tensor)
     missing = (0, max(width - columns, 0), 0, max(height - rows, 0))
     return pad(crop, missing, mode="replicate"), (top, left, rows, columns)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from anomalib_anoseg.training.crops import RandomCrops, loaders_of
 from anomalib_anoseg.training.good_images import read_good_images
 from anomalib_anoseg.utils.shapes import Images, Indices
 
@@ -69,7 +70,10 @@ class TrainingImages:
     def _read(self, loader: DataLoader[Any]) -> Iterator[tuple[Images, Any]]:
         # Of the loader, not of what it wraps: that may hold other images, or be cut into tiles.
         source: Any = loader.dataset
-        return read_good_images(source, range(len(source)), self._prepare, loader.collate_fn)
+        collate: Any = loader.collate_fn
+        if isinstance(collate, RandomCrops):  # remembered are whole images
+            collate = collate.collate
+        return read_good_images(source, range(len(source)), self._prepare, collate)
 
 
 def numbers_of(batch: Any) -> Indices:
@@ -99,17 +103,6 @@ def warn_of_changes(remembered: Mapping[int, str], images: TrainingImages) -> No
             missing,
             gone,
         )
-
-
-def loaders_of(loader: Any) -> Iterator[DataLoader[Any]]:
-    """Yield what Lightning trains with at the same time: one loader, or a nest of several."""
-    if isinstance(loader, Mapping):
-        loader = list(loader.values())
-    if isinstance(loader, list | tuple):
-        for part in loader:
-            yield from loaders_of(part)
-    else:
-        yield loader
 
 
 @cache
