@@ -83,7 +83,7 @@ def test_lower_scores_are_no_drift() -> None:
 def test_most_parts_defective_is_said_as_what_it_may_be() -> None:
     found = compared([0.1, 0.2, 0.3], [0.9] * 11, [0.2] * 5)
     assert found.verdict == "unclear"
-    assert "69% of the images are called defective" in str(found)
+    assert "69% of the images score above the threshold" in str(found)
     assert compared([0.1, 0.2], [0.9] * 30).p_value is None  # nothing to compare
 
 
@@ -95,6 +95,12 @@ def test_ties_and_single_scores() -> None:
     assert compared([0.2] * 9, [0.9] * 9).verdict == "too few images"  # a few defects are shown
 
 
+def test_more_good_images_than_a_float_counts_orders_of() -> None:
+    good = [0.1 + k / 4000 for k in range(400)]
+    assert compared(good, [0.15] * LATEST).verdict == "unchanged"
+    assert compared(good, [0.4] * LATEST).verdict == "changed"
+
+
 def test_nothing_to_compare_with() -> None:
     for good in ([], [0.7, 0.8]):  # none below the threshold
         drift = Drift(good, 0.5)
@@ -104,14 +110,17 @@ def test_nothing_to_compare_with() -> None:
 
 
 def test_an_installation_without_scipy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """infer alone needs no scipy, and then says nothing of drift and of other thresholds."""
+    """infer alone needs no scipy, and then says that it compares nothing."""
     model = write_bright_spots(tmp_path / "model.xml")
     write_openvino_metadata(model, {"good_scores": "0.1 0.2", "false_alarm_rate": "0"})
     monkeypatch.setattr("anomalib_anoseg.inference.drift.find_spec", lambda _: None)
     monkeypatch.setattr("anomalib_anoseg.inference.exported.find_spec", lambda _: None)
     drift = Drift([0.1, 0.2], 0.5)
+    assert drift.report() == ""
     drift.add(0.3)
     assert drift.compare() is None
+    assert drift.report().startswith("drift was not compared")
+    assert drift.report().endswith("scipy is not installed")
     assert ExportedModel(model).false_alarms(0.3) is None
 
 

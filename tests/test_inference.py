@@ -30,7 +30,7 @@ from PIL import Image
 
 from anomalib_anoseg.inference.command import infer as infer_here
 from anomalib_anoseg.inference.drift import Drift
-from anomalib_anoseg.inference.exported import ExportedModel
+from anomalib_anoseg.inference.exported import ExportedModel, _digest
 from anomalib_anoseg.inference.frames import Frame, Source
 from anomalib_anoseg.inference.parallel import in_order
 from anomalib_anoseg.inference.pictures import Finding, find_defects
@@ -48,12 +48,14 @@ def write_bright_spots(
     path: Path,
     *,
     fixed: bool = False,
+    tiles: bool = False,
     cuts: tuple[float, float] = (0.5, 0.5),
     said: tuple[float, float] | None = None,
 ) -> Path:
     """Write a model of anomalib's interface that takes the green channel for the anomaly map.
 
-    It compares with ``cuts``, of image and pixel, and says ``said`` in its rt_info.
+    With ``tiles`` it takes a tile's place as well. It compares with ``cuts``, of image and pixel,
+    and says ``said`` in its rt_info.
     """
     image = ops.parameter([1, 3, 64, 64] if fixed else [-1, 3, -1, -1], np.float32, name="input")
     one = ops.constant(np.int64([1]))
@@ -66,7 +68,8 @@ def write_bright_spots(
     for name, value in named.items():
         value.output(0).set_names({name})
         outputs.append(ops.result(value))
-    model = ov.Model(outputs, [image], "spots")
+    place = ops.parameter([1, 4], np.float32, name="place")
+    model = ov.Model(outputs, [image, place] if tiles else [image], "spots")
     for name, value in zip(("image", "pixel"), said or (), strict=said is not None):
         model.set_rt_info(f"{value:.8g}", ["anoseg", f"normalized_{name}_threshold"])
     ov.save_model(model, path)
@@ -571,6 +574,33 @@ def test_what_cannot_be_judged_or_drawn_is_a_row(tmp_path: Path) -> None:
     assert {k: summary(tmp_path / "out")[k] for k in ("images", "defective", "errors")} == {
         "images": 4, "defective": 3, "errors": 2,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("tiles", [False, True])
+def test_a_model_that_the_device_cannot_compile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiles: bool
+) -> None:
+    """It ends the run at once, not each of its images."""
+    path = write_bright_spots(tmp_path / "m.xml", fixed=True, tiles=tiles)
+    assert ExportedModel(path).takes_tiles == tiles
+    Segmenter(path)
+
+    def fail(*_: object) -> ov.CompiledModel:
+        msg = "cannot be compiled"
+        raise ValueError(msg)
+
+    monkeypatch.setattr(ExportedModel, "compile", fail)
+    with pytest.raises(ValueError, match="cannot be compiled"):
+        Segmenter(path)
+
+
+def test_the_digest_is_of_the_weights_too(tmp_path: Path) -> None:
+    """ONNX may keep them in a file of its own."""
+    found = set()
+    for name in ("m.onnx", "m.onnx.data", "m.bin"):
+        (tmp_path / name).write_bytes(b"part")
+        found.add(_digest(tmp_path / "m.onnx"))
+    assert len(found) == 3
 
 
 def test_a_failure_does_not_spread(tmp_path: Path) -> None:

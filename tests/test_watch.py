@@ -26,11 +26,13 @@ from test_inference import (
     table,
     write,
     write_bright_spots,
+    write_narrow,
 )
 
-from anomalib_anoseg.inference import watch
+from anomalib_anoseg.inference import command, watch
 from anomalib_anoseg.inference.files import Files
 from anomalib_anoseg.inference.json_lines import as_json
+from anomalib_anoseg.inference.records import Records
 from anomalib_anoseg.inference.stopping import Stop
 from anomalib_anoseg.inference.table import Row, from_text, to_text
 from anomalib_anoseg.inference.watch import Watch
@@ -124,6 +126,18 @@ def test_each_image_once_in_two_runs(judge: Callable[..., int], tmp_path: Path) 
     assert counted == {"images": 4, "good": 1, "defective": 2, "errors": 1}
 
 
+def test_a_file_that_cannot_be_judged_is_tried_once(
+    judge: Callable[..., int], tmp_path: Path
+) -> None:
+    narrow = write_narrow(tmp_path / "narrow.xml")
+    write(tmp_path / "in/a.png", spots(size=(41, 41)))
+    for _ in range(2):
+        judge(model=narrow)
+        (row,) = table(tmp_path / "out")
+        assert row["error"].startswith("cannot be judged: ")
+        assert row["time"]
+
+
 def test_a_file_that_is_written_again_is_a_new_image(
     judge: Callable[..., int], tmp_path: Path
 ) -> None:
@@ -187,6 +201,36 @@ def test_results_of_something_else_are_not_continued(
     (tmp_path / "out/results.csv").write_text("file,score\r\n")
     with pytest.raises(ValueError, match=r"results\.csv: has other columns"):
         judge()
+
+
+def test_another_model_in_the_same_place_is_another_model(
+    judge: Callable[..., int], tmp_path: Path
+) -> None:
+    """With the thresholds of the first, and with weights alone that are others."""
+    path = write_bright_spots(tmp_path / "model.xml")
+    write(tmp_path / "in/a.png", spots())
+    judge(model=path)
+    judge(model=path)
+    with path.with_suffix(".bin").open("ab") as weights:
+        weights.write(b"another")
+    with pytest.raises(ValueError, match=r"digest was \w{16}, now \w{16}: choose another --output"):
+        judge(model=path)
+    write_narrow(path)
+    with pytest.raises(ValueError, match="digest was"):
+        judge(model=path)
+
+
+def test_the_summary_is_never_old(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder, a video and a camera that is faster than the model are one round."""
+    monkeypatch.setattr(command, "SUMMARISED", 2)
+    written: list[int] = []
+    monkeypatch.setattr(Records, "summarise", lambda self: written.append(self.counts["images"]))
+    for index in range(5):
+        write(tmp_path / f"in/{index}.png", spots())
+    assert infer_here(model, str(tmp_path / "in"), tmp_path / "out") == 0
+    assert written == [0, 2, 4, 5, 5]
 
 
 def test_a_folder_that_disappears(

@@ -47,6 +47,7 @@ reads what --jsonl writes; 143 SIGTERM. Ctrl-C and SIGTERM let the images in wor
 second one does not.
 """
 UNREAD = "nobody reads what --jsonl writes"
+SUMMARISED = 200  # images after which results.json is written: a folder or camera is one round
 BROKEN_PIPE = 128 + 13  # as if by SIGPIPE, which Windows does not have
 
 
@@ -141,4 +142,6 @@ def _judge(
                     progress.update()
                     if row.error:
                         tqdm.write(f"{row.file}: {row.error}", file=sys.stderr)
+                    if records.counts["images"] % SUMMARISED == 0:
+                        records.summarise()
             records.summarise()

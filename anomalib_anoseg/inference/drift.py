@@ -27,8 +27,8 @@ class Comparison(NamedTuple):
     """What comparing the images that were judged with the good ones of the training gave.
 
     Attributes:
-        verdict: "unclear" where most images are called defective, so that nobody knows whether they
-            are; "too few images", judged or good, for any change to show.
+        verdict: "unclear" where most images score above the threshold, so that nobody knows whether
+            they are defective; "too few images", judged or good, for any change to show.
         images: Images below the threshold that were compared.
         good_images: Good images they were compared with.
         p_value: That good parts score no higher than then, by Mann and Whitney's test, one-sided;
@@ -56,8 +56,8 @@ class Comparison(NamedTuple):
             )
         if self.verdict == "unclear":
             return (
-                f"{self.defective:.0%} of the images are called defective: if most of these parts "
-                "are good, camera, lamp or parts have changed since the thresholds were set"
+                f"{self.defective:.0%} of the images score above the threshold: if most of these "
+                "parts are good, camera, lamp or parts have changed since the thresholds were set"
             )
         return ""
 
@@ -67,7 +67,7 @@ class Drift:
 
     Args:
         good_scores: In the units of the scores to come; without any nothing is compared.
-        threshold: Above it an image is called defective.
+        threshold: Of the image score; above it an image may be defective.
     """
 
     def __init__(self, good_scores: Sequence[float], threshold: float) -> None:
@@ -88,9 +88,7 @@ class Drift:
 
         An installation for this command alone may do without scipy.
         """
-        if not self._good or not self._latest:
-            return None
-        if find_spec("scipy") is None:
+        if not self._good or not self._latest or not _has_scipy():
             return None
         now = [score for score in self._latest if score <= self._threshold]
         scatter = self._quantile(0.95) - self._quantile(0.05)
@@ -98,7 +96,7 @@ class Drift:
         shift = median(now) - median(self._good) if now else None
         p_value = _p_value(now, self._good) if now else None
         # With fewer the test cannot find anything: its least value is one order of them among all.
-        enough = len(now) >= LEAST and P_VALUE * comb(len(now) + len(self._good), len(now)) >= 1
+        enough = len(now) >= LEAST and comb(len(now) + len(self._good), len(now)) >= 1 / P_VALUE
         verdict: Verdict = "unchanged" if enough else "too few images"
         if enough and (p_value or 0) < P_VALUE and (shift or 0) > SCATTERS * scatter:
             verdict = "changed"
@@ -106,11 +104,24 @@ class Drift:
             verdict = "unclear"
         return Comparison(verdict, len(now), len(self._good), p_value, shift, scatter, defective)
 
+    def report(self) -> str:
+        """Return a line where something has changed or could not be looked at, else nothing."""
+        if self._good and self._latest and not _has_scipy():
+            return (
+                "drift was not compared, nor false alarms at another threshold estimated: "
+                "scipy is not installed"
+            )
+        return str(self.compare() or "")
+
     def _quantile(self, share: float) -> float:
         place = share * (len(self._good) - 1)
         low = int(place)
         high = min(low + 1, len(self._good) - 1)
         return self._good[low] + (place - low) * (self._good[high] - self._good[low])
+
+
+def _has_scipy() -> bool:
+    return find_spec("scipy") is not None
 
 
 def _p_value(now: list[float], good: list[float]) -> float:

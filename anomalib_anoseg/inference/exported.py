@@ -1,5 +1,6 @@
 """An exported model's file: its graph, what it says of itself, and a compiled form of it."""
 
+from hashlib import blake2b
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from anomalib_anoseg.utils.signal_stack import kept_signal_stack
 
 OUTPUTS = {"pred_score", "pred_label", "anomaly_map"}
 SECTION = "anoseg"  # of rt_info, where an export says what it is
+CHUNK = 2**20  # bytes read at once
 VIRTUAL = {"AUTO", "BATCH", "HETERO", "MULTI"}  # devices that choose among others
 
 
@@ -28,7 +30,8 @@ class ExportedModel:
         ValueError: If it cannot be read, or is no anomaly model with a map.
 
     Attributes:
-        about: Model, version and data, as far as the file says them.
+        about: Model, version and data, as far as the file says them, and its digest: another
+            training may have written the same path.
         thresholds: Where it cuts, and the smallest defect that counts.
         good_scores: Of the good images that set the thresholds, in order; empty if it says none.
     """
@@ -39,6 +42,7 @@ class ExportedModel:
         self.takes_tiles = len(model.inputs) > 1
         names = ("model", "version", "data")
         self.about = {name: str(_said(model, name, "")) for name in names}
+        self.about["digest"] = _digest(path)
         self.thresholds = Thresholds(
             float(_said(model, "normalized_image_threshold", _cut(model, "pred_label"))),
             float(_said(model, "normalized_pixel_threshold", _cut(model, "pred_mask"))),
@@ -134,6 +138,17 @@ def _read(path: Path) -> ov.Model:
         )
         raise ValueError(msg)
     return model
+
+
+def _digest(path: Path) -> str:
+    """Return what tells the model from others: a hash of its file and of that with its weights."""
+    found = blake2b(digest_size=8)
+    for file in (path, path.with_suffix(".bin"), Path(f"{path}.data")):
+        if file.is_file():
+            with file.open("rb") as data:
+                while part := data.read(CHUNK):
+                    found.update(part)
+    return found.hexdigest()
 
 
 def _said(model: ov.Model, name: str, default: Any) -> Any:

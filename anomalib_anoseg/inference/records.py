@@ -158,7 +158,7 @@ class Records:
 
     def report(self) -> str:
         """Return in two lines what was found, and where it is; in a third one what has changed."""
-        counts, cuts, drift = self.counts, self._thresholds, self._drift.compare()
+        counts, cuts, drift = self.counts, self._thresholds, self._drift.report()
         small = counts["below_smallest_defect"]
         specks = f" ({small} of them for the smallest defect alone)" if small else ""
         return (
@@ -166,7 +166,7 @@ class Records:
             f"{counts['defective']} defective, {counts['errors']} with errors; thresholds "
             f"{cuts.image:g} (image) and {cuts.pixel:g} (pixel)\n"
             f"{readable(str(self._folder / TABLE))}"
-        ) + (f"\n{drift}" if drift and str(drift) else "")
+        ) + (f"\n{drift}" if drift else "")
 
     def _check_earlier(self) -> None:
         """Refuse to mix in one table what cannot be compared."""

@@ -50,7 +50,7 @@ class Segmenter:
     Raises:
         FileNotFoundError: If the file, or the .bin beside it, is missing.
         ValueError: If it cannot be read, or is no anomaly model with a map, or there is no such
-            device.
+            device, or it cannot compile the model.
     """
 
     def __init__(self, model: Path, device: str = "CPU", precision: str = "default") -> None:
@@ -62,7 +62,10 @@ class Segmenter:
         self._idle: dict[type, _Requests] = {}
         self._refused: dict[tuple[int, ...], str] = {}
         self._tiled: dict[type, TiledModel] = {}
-        if not self.model.takes_tiles:
+        # What the device cannot compile ends the run now, not each image later.
+        if self.model.takes_tiles:
+            self._tiles(np.uint8)
+        else:
             self._requests(np.uint8)
 
     def __call__(self, frames: Iterable[Frame]) -> Iterator[Seen]:
@@ -90,12 +93,16 @@ class Segmenter:
             return frame, None
         kind = frame.image.dtype.type
         try:
-            if kind not in self._tiled:
-                self._tiled[kind] = TiledModel(self.model.compile(kind, self._device, self._hints))
-            return frame, _checked(*self._tiled[kind](frame.image))
+            return frame, _checked(*self._tiles(kind)(frame.image))
         except Exception as error:  # noqa: BLE001 - one image never ends a run
             self._tiled.pop(kind, None)
             return _failed(frame, _reason(error)), None
+
+    def _tiles(self, kind: type) -> TiledModel:
+        """Return the model for images of a type, compiled when the first one comes."""
+        if kind not in self._tiled:
+            self._tiled[kind] = TiledModel(self.model.compile(kind, self._device, self._hints))
+        return self._tiled[kind]
 
     def _has_room(self, frame: Frame) -> bool:
         """Return False while all requests for images of this type are running."""
@@ -200,4 +207,5 @@ def _reason(error: Exception) -> str:
 
 
 def _failed(frame: Frame, why: str) -> Frame:
-    return Frame(frame.name, None, f"cannot be judged: {why}")
+    """Return the frame without its image; with its time, by which a file is not judged twice."""
+    return frame._replace(image=None, error=f"cannot be judged: {why}")
