@@ -35,7 +35,7 @@ COMMANDS = {
     "sheet": Command("report.sheet", "see synthetic anomalies of your own images", "folder"),
     "export": Command("export.command", "export a checkpoint, with other sensitivities if wanted"),
     "validate": Command("report.validate_command", "hold an export against its checkpoint"),
-    "adapt": Command("training.adapt_command", "take new parts for good without a new training"),
+    "adapt": Command("training.adapt_command", "call new good parts good, without a new training"),
     "config": Command("utils.configs", "name the configurations for anomalib train", "name", "?"),
 }
 

@@ -66,8 +66,8 @@ class PostProcessor(AnomalibPostProcessor):
             of the raw probability.
         enable_thresholding: Return labels and masks.
         enable_threshold_matching: As in anomalib; here both thresholds always exist.
-        image_sensitivity: Above 0.5 more images are called anomalous, (0, 1).
-        pixel_sensitivity: Above 0.5 more pixels are called anomalous, (0, 1).
+        image_sensitivity: Above 0.5 more images are called defective, (0, 1).
+        pixel_sensitivity: Above 0.5 more pixels are called defective, (0, 1).
         false_alarm_rate: Share of good images that may be called defective, (0, 1); takes the place
             of image_sensitivity. None for the image threshold described above.
         smallest_defect: Pixels of the image as it was taken; ``anomalib-anoseg infer`` leaves out

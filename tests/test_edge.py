@@ -174,12 +174,15 @@ def test_cpp_needs_few_files_and_names_bad_input(line: Line, program: Path, tmp_
     assert megabytes(tmp_path) < 100
     image = line.images / "0.ppm"
     (tmp_path / "cut.ppm").write_bytes(image.read_bytes()[:-5])
+    checkpoint = line.model.parents[2] / "model.ckpt"
+    assert export(checkpoint, output=tmp_path, smallest_defect=20) == 0
     for model, name, says in (
         (line.model, image, ""),
         (line.model, tmp_path / "no.ppm", "no.ppm: not there"),
         (line.model, line.results / "results.csv", "results.csv: not there, or no binary PPM"),
         (line.model, tmp_path / "cut.ppm", "cut.ppm: has fewer pixels than it says"),
         (tmp_path / "no.xml", image, "no.xml"),
+        (tmp_path / "weights/openvino/model.xml", image, "export with --smallest_defect 0"),
     ):
         done = subprocess.run(
             [program, model, name, tmp_path / "mask.pgm"],

@@ -14,9 +14,10 @@ from test_export_command import save
 from torch import Tensor
 from torchvision.utils import save_image
 
-from anomalib_anoseg import AnoSeg
+from anomalib_anoseg import AnoSeg, PostProcessor
 from anomalib_anoseg.data.cases import Case, read_cases
 from anomalib_anoseg.export.command import export
+from anomalib_anoseg.inference.journal import JOURNAL
 from anomalib_anoseg.inference.segmenter import Prediction
 from anomalib_anoseg.inference.thresholds import Thresholds
 from anomalib_anoseg.report.agreement import Agreement, Pair
@@ -169,12 +170,61 @@ def test_an_export_agrees_and_its_figures_stand_beside(
     printed = capsys.readouterr().out
     assert "within the tolerance of 0.001" in printed
     assert "misses of 3" in printed
-    if "--image_sensitivity" in printed:  # the command does what it says
-        (line,) = (line for line in printed.splitlines() if "--image_sensitivity" in line)
-        words = shlex.split(line)
-        assert words[:4] == ["anomalib-anoseg", "export", "--ckpt_path", str(exported.checkpoint)]
-        chosen = {choice["name"]: choice for choice in found["choices"]}["proposed"]
-        assert float(words[-1]) == pytest.approx(1 - chosen["threshold"])
+    assert "infer also leaves out" not in printed
+
+
+@pytest.mark.slow
+def test_the_proposed_export_keeps_what_the_file_has_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: the export that the printed command writes, validated again."""
+    torch.manual_seed(0)
+    path = save(
+        segmenter(seed=0, post_processor=PostProcessor(false_alarm_rate=0.1)), tmp_path / "m.ckpt"
+    )
+    content: dict[str, Any] = torch.load(path, weights_only=True)
+    content["state_dict"]["post_processor._image_threshold"].fill_(0.999)  # misses everything
+    # Scores of the good images that training held out: what promises the rate.
+    content["state_dict"]["post_processor.good_scores"] = torch.linspace(0.1, 0.4, 9)
+    torch.save(content, path)
+    assert export(path, output=tmp_path, pixel_sensitivity=0.6, smallest_defect=20) == 0
+    model = tmp_path / "weights/openvino/model.xml"
+    scored = AnoSeg.load_from_checkpoint(path).eval()
+    with torch.inference_mode():
+        images = sorted(
+            photographs(5, height=SIDE, width=SIDE), key=lambda i: float(scored(i[None]).pred_score)
+        )
+    for number, image in enumerate(images):  # the highest scores are defects
+        write(tmp_path / f"part/test/{'good' if number < 2 else 'bad'}/{number}.png", image)
+    drawn = tmp_path / "part/test/masks"  # by infer --output part/test
+    write(drawn / "0.png", images[0])
+    (drawn.parent / JOURNAL).touch()
+
+    output = tmp_path / "validated.json"
+    assert validate(path, model, tmp_path / "part", output=output) == 0
+    found = json.loads(output.read_text())
+    assert found["images"] == 5
+    assert found["thresholds"]["checkpoint"]["smallest_defect"] == 0
+    assert found["thresholds"]["export"]["smallest_defect"] == 20
+    printed = capsys.readouterr().out
+    assert "infer also leaves out defects under 20 pixels, not counted here" in printed
+    assert "ends the promise of a false-alarm rate of 0.1:" in printed
+    (line,) = (line for line in printed.splitlines() if "--image_sensitivity" in line)
+    words = shlex.split(line)
+    assert words[:4] == ["anomalib-anoseg", "export", "--ckpt_path", str(path)]
+    options = dict(zip(words[4::2], words[5::2], strict=True))
+    assert options.keys() == {"--image_sensitivity", "--pixel_sensitivity", "--smallest_defect"}
+
+    arguments: dict[str, Any] = {name[2:]: float(value) for name, value in options.items()}
+    arguments["smallest_defect"] = int(options["--smallest_defect"])
+    assert export(path, output=tmp_path, **arguments) == 0
+    assert validate(path, model, tmp_path / "part", output=output) == 0
+    found = json.loads(output.read_text())
+    assert found["wrong"]["checkpoint"] == {"misses": 3, "false_alarms": 0}
+    assert found["wrong"]["export"] == {"misses": 0, "false_alarms": 0}
+    assert found["thresholds"]["export"]["smallest_defect"] == 20
+    assert found["thresholds"]["export"]["pixel"] == pytest.approx(0.4)
+    assert "ends the promise" not in capsys.readouterr().out
 
 
 @pytest.mark.slow

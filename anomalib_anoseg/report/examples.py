@@ -69,10 +69,12 @@ class Failure(NamedTuple):
 
 
 def thresholds_of(model: AnomalibModule) -> Thresholds:
-    """Return the thresholds that the post-processor of a trained model applies."""
+    """Return the thresholds of a trained model's post-processor, and what infer leaves out."""
     post: Any = model.post_processor
     return Thresholds(
-        float(post.normalized_image_threshold), float(post.normalized_pixel_threshold)
+        float(post.normalized_image_threshold),
+        float(post.normalized_pixel_threshold),
+        getattr(post, "smallest_defect", 0),  # anomalib's has none
     )
 
 

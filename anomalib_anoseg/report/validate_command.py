@@ -9,6 +9,8 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from anomalib_anoseg.data.cases import Case, read_cases
+from anomalib_anoseg.inference.exported import ExportedModel
+from anomalib_anoseg.inference.journal import without_results
 from anomalib_anoseg.inference.segmenter import Segmenter
 from anomalib_anoseg.inference.thresholds import Thresholds
 from anomalib_anoseg.lightning_model import AnoSeg
@@ -21,7 +23,8 @@ from anomalib_anoseg.utils.files import complete_file
 from anomalib_anoseg.utils.masks import check_mask
 
 EPILOG = """The checkpoint runs in torch, the export as infer runs it. Maps and scores are in
-[0, 1], labels and masks are cut by each side's own thresholds. Nothing is written but --output, and
+[0, 1], labels and masks are cut by each side's own thresholds; small defects, which infer may leave
+out, count here. What infer has drawn below the folder is not taken. Only --output is written, and
 nothing is changed: a proposed threshold is applied by the command that is printed.
 
 exit status: 0 no map and no score differs by more than the tolerance; 1 one does, or an image could
@@ -64,7 +67,7 @@ def validate(
             mask cannot be that of its image.
     """
     require_not_negative("tolerance", tolerance)
-    cases = _checked(read_cases(data))
+    cases = _cases(data)
     segmenter = Segmenter(model, device, precision)
     checkpoint = AnoSeg.load_from_checkpoint(ckpt_path, map_location="cpu").eval()
     thresholds = thresholds_of(checkpoint), segmenter.model.thresholds
@@ -83,7 +86,10 @@ def validate(
         raise ValueError(msg)
     about = {"ckpt_path": str(ckpt_path), "model_file": str(model), "data": str(data)}
     about |= {"device": device, "precision": precision}
-    found = _found(agreement, thresholds, tolerance) | {"errors": failures}
+    found = _found(agreement, thresholds, tolerance) | {
+        "false_alarm_rate": _rate(checkpoint, segmenter.model),
+        "errors": failures,
+    }
     print("\n".join(_lines(about, found)))  # noqa: T201
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -92,11 +98,24 @@ def validate(
     return 0 if found["agrees"] and not failures else 1
 
 
-def _checked(cases: list[Case]) -> list[Case]:
+def _cases(data: Path) -> list[Case]:
+    cases = read_cases(data)
+    if data.is_dir():
+        kept = {*without_results(data, [case.path for case in cases], None)}
+        cases = [case for case in cases if case.path in kept]
     for case in cases:
         if case.mask is not None:
             check_mask(case.path, case.mask)
     return cases
+
+
+def _rate(checkpoint: AnoSeg, model: ExportedModel) -> float | None:
+    """Return the false-alarm rate that the image threshold was set for, if for one."""
+    said = model.false_alarms(model.thresholds.image)
+    if said is None:  # an ONNX file
+        return getattr(checkpoint.post_processor, "false_alarm_rate", None)
+    asked: float | None = said["asked"]
+    return asked
 
 
 def _found(
@@ -142,6 +161,8 @@ def _lines(about: dict[str, str], found: dict[str, Any]) -> list[str]:
         " ".join(["labels flipped:", str(len(found["flipped_labels"])), *found["flipped_labels"]]),
         f"pixels of masks flipped: {found['flipped_mask_pixels']:.4%}",
     ]
+    if smallest := found["thresholds"]["export"]["smallest_defect"]:
+        lines.append(f"infer also leaves out defects under {smallest} pixels, not counted here")
     return lines + (_figures(found) + _choices(about, found) if "figures" in found else [])
 
 
@@ -184,22 +205,28 @@ def _choices(about: dict[str, str], found: dict[str, Any]) -> list[str]:
     now, proposed = options["now"], options["proposed"]
     if (now["misses"], now["false_alarms"]) == (proposed["misses"], proposed["false_alarms"]):
         return [*lines, "the proposed one does no better on these images"]
+    ends = "It ends the promise of a false-alarm rate of {:g}: a sensitivity takes its place."
     once = f"infer --image_threshold {proposed['threshold']:.8g}"
     return [
         *lines,
         "Nothing was changed. The proposal fits these images; on others it will do a little worse.",
         "To apply it, with the other options of your export:",
         f"  {_export_command(about, found, proposed['sensitivity'])}",
+        *([ends.format(rate)] if (rate := found["false_alarm_rate"]) is not None else []),
         f"Or, for one run: {once}",
     ]
 
 
 def _export_command(about: dict[str, str], found: dict[str, Any], sensitivity: float) -> str:
     words = ["anomalib-anoseg", "export", "--ckpt_path", about["ckpt_path"]]
-    if Path(about["model_file"]).suffix == ".onnx":
+    onnx = Path(about["model_file"]).suffix == ".onnx"
+    if onnx:
         words += ["--export_type", "onnx"]
     words += ["--image_sensitivity", f"{sensitivity:.8g}"]
-    pixel = [found["thresholds"][side]["pixel"] for side in SIDES]
-    if pixel[0] != pixel[1]:  # the export has one of its own, which another would lose
-        words += ["--pixel_sensitivity", f"{1 - pixel[1]:.8g}"]
+    # What the export has of its own, and another would lose.
+    ours, theirs = (found["thresholds"][side] for side in SIDES)
+    if ours["pixel"] != theirs["pixel"]:
+        words += ["--pixel_sensitivity", f"{1 - theirs['pixel']:.8g}"]
+    if ours["smallest_defect"] != theirs["smallest_defect"] and not onnx:  # it does not say
+        words += ["--smallest_defect", str(theirs["smallest_defect"])]
     return shlex.join(words)

@@ -23,7 +23,7 @@ interrupted.
 def adapt(
     ckpt_path: Path, data: Path, output: Path | None = None, export: Path | None = None
 ) -> int:
-    """Let a trained model take new parts, or another lamp, for good without a new training.
+    """Let a model call new good parts, or parts under another lamp, good without a new training.
 
     Args:
         ckpt_path: What a training run left: ``.../weights/lightning/model.ckpt``.

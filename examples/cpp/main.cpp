@@ -1,7 +1,8 @@
 // Judge one image with an exported AnoSeg, without Python: inspect model.xml image.ppm mask.pgm
 //
 // The answers are those of `anomalib-anoseg infer --precision f32`: the thresholds stand in the
-// model's rt_info, and the map is enlarged to the image as infer does it.
+// model's rt_info, and the map is enlarged to the image as infer does it. A model that leaves out
+// small defects is refused: connected regions are not looked for here.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -96,6 +97,10 @@ int main(int count, char** arguments) try {
     const auto model = core.read_model(arguments[1]);
     const auto image_threshold = model->get_rt_info<float>("anoseg", "normalized_image_threshold");
     const auto pixel_threshold = model->get_rt_info<float>("anoseg", "normalized_pixel_threshold");
+    if (model->has_rt_info("anoseg", "smallest_defect") &&
+        model->get_rt_info<int>("anoseg", "smallest_defect") > 0)
+        throw std::runtime_error(
+            "this example does not leave out small defects; export with --smallest_defect 0");
     auto request = compile(core, model).create_infer_request();  // once; then for every image:
 
     Image image = read_ppm(arguments[2]);
