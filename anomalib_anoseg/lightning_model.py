@@ -106,9 +106,9 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
             both this and reconstruction_weight at 0 no image decoder is built either.
         image_score: Where an image's score comes from. "map" is the map alone, ours; "detector" is
             the paper's second GAN, trained in the same run and exported with the model.
-        train_crop: Train on random square crops of this side, in pixels, with their place in the
-            image, and judge whole images: for defects that are small in large images. Give the
-            pre-processor the size at which they can be seen, or "native".
+        train_crop: Train on random square crops of this side, in pixels, up to four of each image,
+            with their place in it, and judge whole images: for defects that are small in large
+            images. Give the pre-processor the size at which they can be seen, or "native".
         learning_rate: Highest rate of AdamW; warmed up, then lowered along a cosine.
         torch_compile: Compile what a training step calls, which takes minutes at its start; the
             synthetic anomalies on a GPU only.

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from anomalib_anoseg.training.random_draws import mixed
 from anomalib_anoseg.utils.shapes import Images, Places
 
 logger = logging.getLogger(__name__)
+MOST = 4  # crops of an image
 
 
 @dataclass
@@ -32,7 +32,10 @@ class CropBatch(ImageBatch):
 
 
 class RandomCrops:
-    """A ``collate_fn`` that cuts a random square out of each image.
+    """A ``collate_fn`` that cuts random squares out of each image.
+
+    Of a large image as many as ``MOST``, as long as they are no more of it than its whole: to read
+    one of four megapixels takes as long as to train on several crops.
 
     In the data loader, because images of different sizes fit into a batch only as crops, and no
     batch of whole ones is ever held. A side of an image that is shorter than the crop is not cut.
@@ -57,7 +60,7 @@ class RandomCrops:
         self._said = False
 
     def __call__(self, items: list[Any]) -> CropBatch:
-        """Return one crop of each image."""
+        """Return the crops of all images, those of one beside each other."""
         # One by one: anomalib would stretch images of different sizes to one.
         whole = [self.collate([item]) for item in items]
         images = [self._prepare(one.image) if self._prepare else one.image for one in whole]
@@ -65,14 +68,25 @@ class RandomCrops:
         height, width = (min(self.side, max(sides)) for sides in zip(*sizes, strict=True))
         if any(h < height or w < width for h, w in sizes):
             self._say_once()
-        singles = (one for image in images for one in torch.split(image, 1))
+        counts = [_count(rows * columns, height * width) for rows, columns in sizes]
+        singles = [
+            one
+            for image, count in zip(images, counts, strict=True)
+            for one in torch.split(image, 1)
+            for _ in range(count)
+        ]
         # Workers would all draw the same, and have been seeded for this epoch.
         draws = self.draws if get_worker_info() is None else None
         crops, place = cut_randomly(singles, height, width, draws)
-        paths = [one.image_path or [] for one in whole]
+        paths = [
+            path
+            for one, count in zip(whole, counts, strict=True)
+            for path in one.image_path or []
+            for _ in range(count)
+        ]
         return CropBatch(
             image=crops,
-            image_path=list(chain.from_iterable(paths)) or None,
+            image_path=paths or None,
             place=place,
         )
 
@@ -85,6 +99,10 @@ class RandomCrops:
                 self.side,
             )
         self._said = True
+
+
+def _count(pixels: int, of_a_crop: int) -> int:
+    return max(1, min(MOST, pixels // of_a_crop))
 
 
 class TrainOnCrops(Callback):
