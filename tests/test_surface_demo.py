@@ -128,5 +128,5 @@ def test_it_is_drawn_at_any_size_with_defects_as_wide_as_ever(tmp_path: Path) ->
 
 def test_another_size_has_a_folder_of_its_own() -> None:
     assert SurfaceDemo(side=448).category == "part_448"
-    with pytest.raises(ValueError, match="side must be in"):
+    with pytest.raises(ValueError, match="side must satisfy 64 <= side"):
         SurfaceDemo(side=32)
