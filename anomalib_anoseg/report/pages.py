@@ -1,7 +1,7 @@
 """Self-contained HTML pages: no request to anywhere, everything escaped."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jinja2
 import matplotlib as mpl
@@ -30,6 +30,13 @@ EXPLANATIONS = {
     "pixel_IoU": "Overlap of the masks with the truth, as a share of both together.",
     "pixel_IoUMax": "The overlap that the best threshold for these images would have given.",
 }
+
+
+class Scores(NamedTuple):
+    """The scores of the images that were judged, by the truth."""
+
+    good: list[float]
+    defective: list[float]
 
 
 def comparison_page(results: Results, tables: list[Table]) -> str:
@@ -61,7 +68,7 @@ def model_page(
     examples: "list[Example]",
     failures: "list[Failure]",
     thresholds: Thresholds,
-    of: int,
+    scores: Scores,
     false_alarms: FalseAlarms | None = None,
 ) -> str:
     """Return the page about one trained model.
@@ -73,7 +80,7 @@ def model_page(
         examples: Of images, in the order in which they are shown at first.
         failures: Images that could not be read or judged.
         thresholds: Those that verdicts and areas were taken at.
-        of: How many images were judged.
+        scores: Of all images that were judged.
         false_alarms: What is to be expected of the image threshold, if the model says it.
     """
     colours = mpl.colormaps["inferno"](np.arange(256), bytes=True)[:, :3]
@@ -83,10 +90,11 @@ def model_page(
         figures=[(METRICS[name], value, EXPLANATIONS[name]) for name, value in figures.items()],
         svgs={name: Markup(svg) for name, svg in svgs.items()},  # noqa: S704 - without any names
         examples=examples,
+        masked=any(example.mask for example in examples),
         compared=any(example.comparison for example in examples),
         failures=failures,
         thresholds=thresholds,
-        of=of,
+        scores=scores,
         false_alarms=false_alarms,
         kinds=sorted({example.kind for example in examples}),
         colours=colours.tolist(),

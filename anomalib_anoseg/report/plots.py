@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 TEXT = "#010203"  # stands for the colour of the page's text, which depends on light and dark
@@ -28,9 +29,16 @@ def score_histogram(good: list[float], bad: list[float], threshold: float) -> st
     with rc_context(STYLE):
         figure, axes = _axes("image score", "images")
         bins = np.linspace(0, 1, 31).tolist()
-        axes.hist([good, bad], bins, color=[GOOD, BAD], label=["good", "defective"], stacked=True)
-        axes.axvline(threshold, color=TEXT, linestyle=":", label="threshold")
+        kinds = [k for k in ((good, GOOD, "good"), (bad, BAD, "defective")) if k[0]]
+        if kinds:
+            values, colours, labels = zip(*kinds, strict=True)
+            axes.hist(values, bins, color=colours, label=labels, stacked=True)
+        line = axes.axvline(threshold, color=TEXT, linestyle=":", label="threshold")
         axes.legend(frameon=False)
+        axes.set_xlim(0, 1)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        line.set_gid("threshold-line")  # the page moves it along the axes
+        axes.patch.set_gid("score-axes")
         return _svg(figure)
 
 
