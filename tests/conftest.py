@@ -112,7 +112,9 @@ def chromium() -> Iterator[Any]:
 
 
 @contextmanager
-def opened(chromium: Any, path: Path, **options: Any) -> Iterator[tuple[Any, list[str]]]:
+def opened(
+    chromium: Any, path: Path, ready: str = "body.ready", **options: Any
+) -> Iterator[tuple[Any, list[str]]]:
     """Open a page, and listen to its console and for requests."""
     tab = chromium.new_page(**options)
     said: list[str] = []
@@ -120,6 +122,6 @@ def opened(chromium: Any, path: Path, **options: Any) -> Iterator[tuple[Any, lis
     tab.on("pageerror", lambda error: said.append(str(error)))
     tab.on("request", lambda request: said.append(request.url) if "http" in request.url else 0)
     tab.goto(path.as_uri())
-    tab.wait_for_selector("body.ready")
+    tab.wait_for_selector(ready)
     yield tab, said
     tab.close()

@@ -311,6 +311,29 @@ def test_what_is_missing_leaves_no_hole(
         assert not said
 
 
+@pytest.mark.parametrize("ratio", [1 / 8, 8])
+def test_pictures_of_any_shape_fit_on_the_screen(
+    ratio: float, chromium: Any, tmp_path: Path
+) -> None:
+    long = example("hole/a.png", 0.9)._replace(ratio=ratio)
+    html = model_page("part", {}, {}, [long], [], Thresholds(0.5, 0.5), Scores([], [0.9]))
+    path = tmp_path / "page.html"
+    path.write_text(html, encoding="utf-8")
+    with opened(chromium, path, viewport={"width": 1200, "height": 800}) as (tab, said):
+        for press in (None, "grid", "hole/a.png"):
+            if press:
+                tab.get_by_role("radio" if press == "grid" else "button", name=press).click()
+            pictures = tab.locator("img:visible, canvas:visible").all()
+            boxes = [box_of(picture) for picture in pictures]
+            assert [box for box in boxes if box["height"] > 700 or box["width"] > 1200] == []
+            assert [box["width"] / box["height"] for box in boxes] == pytest.approx(
+                [ratio] * len(boxes), rel=0.1
+            )
+            stack = box_of(tab.locator(".stack:visible").last)
+            assert (stack["width"], stack["height"]) in {(b["width"], b["height"]) for b in boxes}
+        assert not said
+
+
 def test_no_image_could_be_judged(chromium: Any, tmp_path: Path) -> None:
     with opened(chromium, page_of(tmp_path / "page.html", {})) as (tab, said):
         assert tab.locator("#counts").inner_text() == "No good images; no defective images"

@@ -129,7 +129,7 @@ def test_wrong_results_are_one_line_with_their_name(content: str | None, tmp_pat
     assert "no results in" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["infer", "report", "page", "sheet", "validate"])
+@pytest.mark.parametrize("name", ["infer", "report", "page", "history", "sheet", "validate"])
 def test_each_command_has_help(name: str) -> None:
     done = command(name, "--help")
     assert done.returncode == 0

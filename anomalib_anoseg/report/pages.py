@@ -52,7 +52,7 @@ def comparison_page(results: Results, tables: list[Table]) -> str:
         if len(points) > 1:
             svg = plots.scatter(points, "ms per image, OpenVINO, one at a time", table.metric)
             figures.append({"title": f"{table.metric} against latency", "svg": Markup(svg)})  # noqa: S704 - matplotlib escapes names
-    return _render(
+    return render(
         "comparison.html.j2",
         tables=tables,
         figures=figures,
@@ -84,7 +84,7 @@ def model_page(
         false_alarms: What is to be expected of the image threshold, if the model says it.
     """
     colours = mpl.colormaps["inferno"](np.arange(256), bytes=True)[:, :3]
-    return _render(
+    return render(
         "model.html.j2",
         title=title,
         figures=[(METRICS[name], value, EXPLANATIONS[name]) for name, value in figures.items()],
@@ -101,7 +101,8 @@ def model_page(
     )
 
 
-def _render(template: str, **values: Any) -> str:
+def render(template: str, **values: Any) -> str:
+    """Return a page."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("anomalib_anoseg.report"),
         autoescape=True,
