@@ -67,10 +67,11 @@ async function decode(row) {
 function judge() {
   const falseAlarms = SCORES.good.filter((score) => score > imageThreshold).length;
   const misses = SCORES.defective.filter((score) => !(score > imageThreshold)).length;
-  byId("counts").textContent = [
+  const counts = [
     SCORES.good.length ? `False alarms: ${falseAlarms} of ${SCORES.good.length} good` : "No good images",
     SCORES.defective.length ? `misses: ${misses} of ${SCORES.defective.length} defective` : "no defective images",
   ].join("; ");
+  announce("counts", counts);
   for (const row of rows) {
     const defective = row.dataset.defective === "true";
     const called = Number(row.dataset.score) > imageThreshold;
@@ -80,6 +81,10 @@ function judge() {
   }
   moveLine();
   filter();
+}
+
+function announce(id, text) { // a screen reader says it again whenever it is written
+  if (byId(id).textContent !== text) byId(id).textContent = text;
 }
 
 function moveLine() {
@@ -96,7 +101,7 @@ function filter() {
     const { dataset } = row;
     row.hidden = (kind && dataset.kind !== kind) || (outcome && dataset.outcome !== outcome);
   }
-  byId("status").textContent = `${shown().length} of ${rows.length} images`;
+  announce("status", `${shown().length} of ${rows.length} images`);
 }
 
 const shown = () => rows.filter((row) => !row.hidden);
