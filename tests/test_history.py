@@ -97,7 +97,7 @@ def test_what_the_page_says_is_what_is_in_the_folder(tmp_path: Path) -> None:
     html = page_of(folder_of(tmp_path / "line", *rows, false_alarms=alarms))
     assert text_of(html, "counts") == (
         "14 images: 12 good, 1 defective (7.7 %), 1 with errors; "
-        "taken from 2026-11-27 06:00:00 to 2026-11-27 06:12:00 UTC."
+        "of 2026-11-27 06:00:00 to 2026-11-27 06:12:00 UTC."
     )
     assert text_of(html, "drift") == "Good parts score as they did when the thresholds were set."
     assert "<h2>Scores over time</h2>" in html
