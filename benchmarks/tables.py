@@ -1,0 +1,102 @@
+"""Write the tables of README and docs/results.md from the files in benchmarks/results.
+
+Usage: python benchmarks/tables.py [--write]
+A table stands between ``<!-- results: NAME -->`` and ``<!-- end of results -->``, NAME being one of
+rows.py. It has the lines that were run, and says which were not. Without --write the documents are
+only compared: exit status 1 if one differs.
+"""
+
+import argparse
+import json
+import re
+import sys
+import textwrap
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from record import PROJECT, cell
+from rows import TABLES, Line, Row, Table
+
+RESULTS = PROJECT / "benchmarks/results"
+DOCUMENTS = [PROJECT / "README.md", PROJECT / "docs/results.md"]
+MARKED = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
+DIGITS = {"threshold_gap": 2, "minutes": 1, "milliseconds": 1, "megabytes": 1}  # 3 for all others
+
+Runs = list[dict[str, Any]]
+
+
+def rendered(document: str, results: Path = RESULTS) -> str:
+    """Return a document with its tables as the results are."""
+    return MARKED.sub(lambda m: m[1] + markdown(TABLES[m[2]], results) + m[3], document)
+
+
+def markdown(table: Table, results: Path) -> str:
+    """Return a table, what was not run, and where the figures come from; nothing without any."""
+    runs = [(line, [read(row, results) for row in line.rows]) for line in table.lines]
+    done = [(line, found) for line, found in runs if all(found)]
+    if not done:
+        return ""
+    head = [*table.heads, *table.columns.values()]
+    lines = [head, ["---"] * len(head), *(_cells(line, found, table) for line, found in done)]
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    if table.readme:
+        return text
+    missing = [", ".join(line.cells) for line, found in runs if not all(found)]
+    notes = _origins(done) + ([f"Not run: {'; '.join(missing)}."] if missing else [])
+    wrapped = (textwrap.fill(note, 120, break_on_hyphens=False) for note in notes)
+    return text + "\n" + "\n\n".join(wrapped) + "\n"
+
+
+def read(row: Row, results: Path) -> Runs:
+    """Return the results of a row that are there, by seed."""
+    files = [results / row.file(seed) for seed in row.seeds]
+    return [json.loads(file.read_text()) for file in files if file.exists()]
+
+
+def _cells(line: Line, found: list[Runs], table: Table) -> list[str]:
+    """Return a line's cells: mean and deviation over seeds, or the mean of several rows' means."""
+    cells = [*line.cells]
+    for key in table.columns:
+        digits = DIGITS.get(key, 3)
+        values = [[run["metrics"][key] for run in runs if key in run["metrics"]] for runs in found]
+        if len(values) > 1 or table.readme:
+            values = [[mean(map(mean, values))]] if all(values) else [[]]
+        cells.append(cell(values[0], digits))
+    return cells
+
+
+def _origins(done: list[tuple[Line, list[Runs]]]) -> list[str]:
+    """Return seeds, precision, device and commit, once for all lines that share them."""
+    origins: dict[str, list[str]] = {}
+    for line, (runs, *others) in done:
+        if not others:  # a mean of lines
+            seeds = ", ".join(str(run["seed"]) for run in runs)
+            parts = [f"seed{'s' * (len(runs) > 1)} {seeds}"]
+            for key, before in (("precision", ""), ("device", ""), ("commit", "commit ")):
+                parts.append(before + " and ".join(sorted({run[key] for run in runs})))
+            origins.setdefault("; ".join(parts), []).append(", ".join(line.cells))
+    if len(origins) == 1:
+        return [f"{next(iter(origins)).capitalize()}."]
+    return [f"{'; '.join(labels)}: {origin}." for origin, labels in origins.items()]
+
+
+def main() -> int:
+    """Write or compare."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--write", action="store_true")
+    arguments = parser.parse_args()
+    stale = False
+    for document in DOCUMENTS:
+        text = document.read_text()
+        new = rendered(text)
+        if arguments.write:
+            document.write_text(new)
+        elif new != text:
+            print(f"{document}: not as benchmarks/results, run benchmarks/tables.py --write")
+            stale = True
+    return int(stale)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
