@@ -101,8 +101,8 @@ def parse() -> argparse.Namespace:
 
 def prepare(
     arguments: argparse.Namespace, category: str, seed: int
-) -> tuple[AnomalibModule, MVTecAD, dict[str, Any]]:
-    """Return the model, the data, and the arguments of the trainer."""
+) -> tuple[AnomalibModule, int, MVTecAD, dict[str, Any]]:
+    """Return the model, the height of its images, the data, and the arguments of the trainer."""
     overrides = dict(item.split("=", 1) for item in arguments.set)
     overrides |= {"model.init_args.seed": seed, "model.init_args.visualizer": "false"}
     trainer, batch = yaml.safe_load(arguments.config.read_text())["trainer"], arguments.batch
@@ -111,16 +111,21 @@ def prepare(
         for key in [key for key in overrides if key.startswith("trainer.")]
     }
     model: AnomalibModule = AnoSeg.from_config(arguments.config, **overrides)
+    resize = model.pre_processor.transform
+    if resize is None and (arguments.latency or arguments.model != "AnoSeg"):
+        msg = f"--latency and --model need images of one size, {arguments.config} takes any"
+        raise ValueError(msg)
+    height, width = resize.size if resize else (0, 0)
     if arguments.model != "AnoSeg":
         seed_everything(seed, workers=True)
-        model, trainer = peer(arguments.model, model.pre_processor.transform.size)
+        model, trainer = peer(arguments.model, (height, width))
         batch = BATCH
     data = MVTecAD(
         arguments.root, category, train_batch_size=batch, eval_batch_size=16, num_workers=0
     )
     if arguments.images:
         keep(data, arguments.images, seed)
-    return model, data, trainer | changed
+    return model, height, data, trainer | changed
 
 
 def keep(data: MVTecAD, count: int, seed: int) -> None:
@@ -136,7 +141,7 @@ def keep(data: MVTecAD, count: int, seed: int) -> None:
 def run(arguments: argparse.Namespace, category: str, seed: int) -> dict[str, Any]:
     """Train once, test once."""
     where = about(seed)  # before anybody changes a file
-    model, data, trainer = prepare(arguments, category, seed)
+    model, size, data, trainer = prepare(arguments, category, seed)
     metrics = [
         *default_metrics(),
         IoUPerImage(fields=["pred_mask", "gt_mask"], prefix="pixel_", strict=False),
@@ -165,7 +170,7 @@ def run(arguments: argparse.Namespace, category: str, seed: int) -> dict[str, An
         (fitted,) = engine().test(model, datamodule=data)
         measured |= {f"host_{name}": fitted[name] for name in THRESHOLDED}
     if arguments.latency:
-        measured |= latency(model.cpu().eval())
+        measured |= latency(model.cpu().eval(), size)
     return {
         "category": category,
         "name": arguments.name or arguments.model,
@@ -181,13 +186,12 @@ def run(arguments: argparse.Namespace, category: str, seed: int) -> dict[str, An
     }
 
 
-def latency(model: AnomalibModule) -> dict[str, float]:
+def latency(model: AnomalibModule, size: int) -> dict[str, float]:
     """Return the milliseconds of an image by OpenVINO in float32, and the megabytes on disk."""
     from inference import compiled  # a machine that only trains has no OpenVINO
     from side_by_side import side_by_side
     from synthesis import photographs
 
-    size, _ = model.pre_processor.transform.size
     image = photographs(1, model.device, size).numpy()
     with tempfile.TemporaryDirectory() as folder:
         graph, megabytes = compiled(model, size, Path(folder), get_num_threads())

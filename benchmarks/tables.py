@@ -13,6 +13,7 @@ import sys
 import textwrap
 from pathlib import Path
 from statistics import mean
+from string import ascii_lowercase
 from typing import Any
 
 from record import PROJECT, cell
@@ -21,7 +22,7 @@ from rows import TABLES, Line, Row, Table
 RESULTS = PROJECT / "benchmarks/results"
 DOCUMENTS = [PROJECT / "README.md", PROJECT / "docs/results.md"]
 MARKED = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
-DIGITS = {"threshold_gap": 2, "minutes": 1, "milliseconds": 1, "megabytes": 1}  # 3 for all others
+DIGITS = {"threshold_gap": 2, "minutes": 2, "milliseconds": 1, "megabytes": 1}  # 3 for all others
 
 Runs = list[dict[str, Any]]
 
@@ -38,20 +39,34 @@ def markdown(table: Table, results: Path) -> str:
     if not done:
         return ""
     head = [*table.heads, *table.columns.values()]
-    lines = [head, ["---"] * len(head), *(_cells(line, found, table) for line, found in done)]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    body = [_cells(line, found, table) for line, found in done]
     if table.readme:
-        return text
-    missing = [", ".join(line.cells) for line, found in runs if not all(found)]
-    notes = _origins(done) + ([f"Not run: {'; '.join(missing)}."] if missing else [])
-    wrapped = (textwrap.fill(note, 120, break_on_hyphens=False) for note in notes)
-    return text + "\n" + "\n\n".join(wrapped) + "\n"
+        return _drawn([head, *body]) + "\n"
+    origins = [_origin(*found) if len(found) == 1 else "" for _, found in done]
+    letters = dict(zip(filter(None, dict.fromkeys(origins)), ascii_lowercase, strict=False))
+    notes = [f"Run {letter}: {origin}." for origin, letter in letters.items()]
+    if len(letters) == 1:
+        notes = [f"All: {origin}." for origin in letters]
+    else:
+        head.append("run")
+        body = [[*cells, letters.get(o, "")] for cells, o in zip(body, origins, strict=True)]
+    missing = {row.key: None for line in table.lines for row in line.rows if not read(row, results)}
+    notes += [f"Not run: {', '.join(f'`{key}`' for key in missing)}."] if missing else []
+    wrapped = (textwrap.fill(n, 120, break_on_hyphens=False, break_long_words=False) for n in notes)
+    return "\n\n".join([_drawn([head, *body]), *wrapped]) + "\n"
 
 
 def read(row: Row, results: Path) -> Runs:
     """Return the results of a row that are there, by seed."""
     files = [results / row.file(seed) for seed in row.seeds]
     return [json.loads(file.read_text()) for file in files if file.exists()]
+
+
+def _drawn(lines: list[list[str]]) -> str:
+    head, *body = lines
+    rule = "|" + "---|" * len(head)
+    first, *others = ("| " + " | ".join(line) + " |" for line in (head, *body))
+    return "\n".join([first, rule, *others])
 
 
 def _cells(line: Line, found: list[Runs], table: Table) -> list[str]:
@@ -61,24 +76,18 @@ def _cells(line: Line, found: list[Runs], table: Table) -> list[str]:
         digits = DIGITS.get(key, 3)
         values = [[run["metrics"][key] for run in runs if key in run["metrics"]] for runs in found]
         if len(values) > 1 or table.readme:
-            values = [[mean(map(mean, values))]] if all(values) else [[]]
+            values = [[mean(map(mean, values))] if all(values) else []]
         cells.append(cell(values[0], digits))
     return cells
 
 
-def _origins(done: list[tuple[Line, list[Runs]]]) -> list[str]:
-    """Return seeds, precision, device and commit, once for all lines that share them."""
-    origins: dict[str, list[str]] = {}
-    for line, (runs, *others) in done:
-        if not others:  # a mean of lines
-            seeds = ", ".join(str(run["seed"]) for run in runs)
-            parts = [f"seed{'s' * (len(runs) > 1)} {seeds}"]
-            for key, before in (("precision", ""), ("device", ""), ("commit", "commit ")):
-                parts.append(before + " and ".join(sorted({run[key] for run in runs})))
-            origins.setdefault("; ".join(parts), []).append(", ".join(line.cells))
-    if len(origins) == 1:
-        return [f"{next(iter(origins)).capitalize()}."]
-    return [f"{'; '.join(labels)}: {origin}." for origin, labels in origins.items()]
+def _origin(runs: Runs) -> str:
+    """Return seeds, precision, device and commit of a line."""
+    seeds = " and ".join(", ".join(str(run["seed"]) for run in runs).rsplit(", ", 1))
+    parts = [f"seed{'s' * (len(runs) > 1)} {seeds}"]
+    for key, before in (("precision", ""), ("device", ""), ("commit", "commit ")):
+        parts.append(before + " and ".join(sorted({run[key] for run in runs})))
+    return "; ".join(parts)
 
 
 def main() -> int:

@@ -38,7 +38,6 @@ NOT_RUN = {
     "anomalib train --model AnoSeg --data MVTecAD": "needs MVTec AD and two GPUs",
     "torchrun": "needs two machines",
     "python benchmarks/compare.py": "trains for three hours",
-    "python benchmarks/equal_weights.py": "trains for hours",
     "python benchmarks/false_alarms.py": "needs what accuracy.py has trained",
     "for config in configs/benchmark": "needs MVTec AD; test_benchmark_configs.py builds models",
     "anomalib-anoseg infer --watch": "runs until it is stopped; test_watch.py runs and stops it",
