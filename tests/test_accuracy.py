@@ -38,6 +38,6 @@ def test_accuracy_script(config: Path, demo_root: Path, tmp_path: Path) -> None:
     (row,) = (line for line in done.stdout.splitlines() if "| a name: tiny |" in line)
     assert "| part |" in row
     assert f"| {' '.join(map(str, seeds))} |" in row
-    mean = sum(result["metrics"]["pixel_AUROC"] for result in results) / len(seeds)
+    mean = sum(result["metrics"]["pixel_AUPR"] for result in results) / len(seeds)
     assert f"| {mean:.3f}{' ±' if len(seeds) > 1 else ' |'}" in row
     assert "Not run: zipper." in done.stdout
