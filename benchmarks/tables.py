@@ -33,11 +33,11 @@ def rendered(document: str, results: Path = RESULTS) -> str:
 
 
 def markdown(table: Table, results: Path) -> str:
-    """Return a table, what was not run, and where the figures come from; nothing without any."""
+    """Return a table, where its figures come from, and what was not run."""
     runs = [(line, [read(row, results) for row in line.rows]) for line in table.lines]
     done = [(line, found) for line, found in runs if all(found)]
     if not done:
-        return ""
+        return "" if table.readme else "Not run by `make results` yet.\n"
     head = [*table.heads, *table.columns.values()]
     body = [_cells(line, found, table) for line, found in done]
     if table.readme:
