@@ -31,7 +31,7 @@ AT_ONCE = 2**22  # pixels that are counted at once: counting takes five times th
 
 def _parts(*planes: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Yield the same pixels of each, no more than are counted at once."""
-    yield from zip(*(plane.flatten().split(AT_ONCE) for plane in planes), strict=True)
+    yield from zip(*(torch.split(plane.flatten(), AT_ONCE) for plane in planes), strict=True)
 
 
 def _checked(preds: Tensor, target: Tensor) -> Tensor:
