@@ -11,9 +11,9 @@ from anomalib_anoseg.inference.drift import Comparison
 from anomalib_anoseg.inference.frames import reason
 from anomalib_anoseg.inference.records import SUMMARY, picture_name
 from anomalib_anoseg.inference.table import Row, readable
-from anomalib_anoseg.report import plots
 from anomalib_anoseg.report.data_uri import QUALITY, SIDE, data_uri
 from anomalib_anoseg.report.history import History, read_history
+from anomalib_anoseg.report.history_plot import over_time
 from anomalib_anoseg.report.pages import render, write
 from anomalib_anoseg.utils.false_alarms import FalseAlarms
 
@@ -96,7 +96,7 @@ def history_page(results: Path, found: History, newest: int) -> str:
         below_smallest=int((~found.defective & above).sum()),
         false_alarms=false_alarms,
         drift=drift,
-        plot=Markup(plots.over_time(found)) if found.judged else "",  # noqa: S704 - no names
+        plot=Markup(over_time(found)) if found.judged else "",  # noqa: S704 - no names
         shown=newest_defective(results, found, newest),
         errors=[(row, to_read(row.time)) for row in found.errors[: -ERRORS - 1 : -1]],
     )

@@ -2,16 +2,15 @@
 
 import io
 import re
+from itertools import cycle
 from typing import Any
 
 import numpy as np
-from matplotlib import dates, rc_context
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import LogFormatter, MaxNLocator
 from numpy.typing import NDArray
-
-from anomalib_anoseg.report.history import Extremes, History, extremes, running_share
 
 TEXT = "#010203"  # stands for the colour of the page's text, which depends on light and dark
 STYLE: Any = {
@@ -41,7 +40,7 @@ def score_histogram(good: list[float], bad: list[float], threshold: float) -> st
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         line.set_gid("threshold-line")  # the page moves it along the axes
         axes.patch.set_gid("score-axes")
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def curve(
@@ -55,7 +54,7 @@ def curve(
         axes.plot(x[kept], y[kept], color=GOOD)
         axes.set_xlim(0, limit)
         axes.set_ylim(0, 1.02)
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def scatter(points: dict[str, tuple[float, float]], x_label: str, y_label: str) -> str:
@@ -63,75 +62,27 @@ def scatter(points: dict[str, tuple[float, float]], x_label: str, y_label: str) 
     with rc_context(STYLE):
         figure, axes = _axes(x_label, y_label)
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(LogFormatter())  # 30, not 3 x 10^1
+        axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
         for name, (x, y) in points.items():
             axes.plot(x, y, "o", color=GOOD)
             axes.annotate(name, (x, y), xytext=(4, 4), textcoords="offset points")
         axes.margins(0.2)
-        return _svg(figure)
+        return as_svg(figure)
 
 
-def over_time(history: History) -> str:
-    """Return the scores of at least one image, and below them the share that is defective.
-
-    Without times they come in the order in which they were judged. Nothing is drawn between images:
-    a line would cross nights in which there were none.
-    """
-    x = np.arange(1.0, len(history.scores) + 1) if history.times is None else history.times
-    order = np.argsort(x, kind="stable")
-    x, scores, defective = x[order], history.scores[order], history.defective[order]
-    span = float(x[0]), float(x[-1])
-    latest, shares = running_share(defective)
+def lines(curves: dict[str, list[tuple[float, float]]], x_label: str, y_label: str) -> str:
+    """Return named curves, x on a logarithmic scale, each with a marker of its own."""
     with rc_context(STYLE):
-        figure = Figure((11, 4.5), layout="constrained")
-        ratios = [3, 1] if len(shares) else [1]
-        top, *below = figure.subplots(
-            len(ratios), sharex=True, height_ratios=ratios, squeeze=False
-        ).flat
-        for which, colour, label in (
-            (~defective, GOOD, "called good"),
-            (defective, BAD, "called defective"),
-        ):
-            _bars(top, extremes(x[which], scores[which], *span), colour, label)
-        _references(top, history.about)
-        top.set_ylabel("image score")
-        top.set_ylim(0, 1)
-        for axes in below:
-            _bars(axes, extremes(x[latest - 1 :], shares, *span), BAD)
-            axes.set_ylabel(f"defective of\nthe latest {latest}")
-            axes.yaxis.set_major_formatter(PercentFormatter(1))
-            axes.set_ylim(bottom=0)
-        _name_times((top, *below)[-1], timed=history.times is not None)
-        figure.legend(loc="outside upper right", frameon=False, ncols=4, markerscale=2)
-        return _svg(figure)
-
-
-def _bars(axes: Axes, thin: Extremes, colour: str, label: str | None = None) -> None:
-    """Draw a bar from each lowest value to the highest, with a dot at either end."""
-    if len(thin.x):
-        axes.vlines(thin.x, thin.low, thin.high, color=colour)
-        ends = np.concatenate([thin.low, thin.high])
-        axes.plot(np.tile(thin.x, 2), ends, ".", color=colour, markersize=4, label=label)
-
-
-def _name_times(axes: Axes, *, timed: bool) -> None:
-    axes.set_xlabel("time, UTC" if timed else "image")
-    if timed:
-        known: Any = dates  # untyped
-        locator = known.AutoDateLocator()
-        axes.xaxis.set_major_locator(locator)
-        axes.xaxis.set_major_formatter(known.ConciseDateFormatter(locator))
-    else:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def _references(axes: Axes, about: dict[str, Any]) -> None:
-    """Draw the image threshold and where good parts used to score, as far as they are known."""
-    if "image_threshold" in about:
-        axes.axhline(about["image_threshold"], color=TEXT, linestyle=":", label="image threshold")
-    drift = about.get("drift")
-    if drift:
-        low, high = drift["usual_low"], drift["usual_high"]
-        axes.axhspan(low, high, color=TEXT, alpha=0.15, linewidth=0, label="usual for good parts")
+        figure, axes = _axes(x_label, y_label)
+        axes.set_xscale("log")
+        for marker, (name, points) in zip(cycle("os^vDP*X"), curves.items(), strict=False):
+            axes.plot(*zip(*points, strict=True), marker=marker, label=name)
+        counts = sorted({x for points in curves.values() for x, _ in points})
+        axes.set_xticks(counts, [f"{x:g}" for x in counts])
+        axes.minorticks_off()
+        figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize="small")
+        return as_svg(figure)
 
 
 def _axes(x_label: str, y_label: str) -> tuple[Figure, Axes]:
@@ -142,7 +93,8 @@ def _axes(x_label: str, y_label: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _svg(figure: Figure) -> str:
+def as_svg(figure: Figure) -> str:
+    """Return a figure as part of a page."""
     text = io.StringIO()
     # Without a date the same results give the same page.
     figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
