@@ -25,6 +25,7 @@ from torchmetrics.classification import (
 _LOG_ODDS = torch.linspace(-87, 17, 104 * 512 + 1, dtype=torch.float64)
 # The first threshold is passed by every pixel, the last by none: curves start and end as they must.
 THRESHOLDS = torch.tensor([0.0, *_LOG_ODDS.sigmoid().float().tolist(), 2.0])
+OUTSIDE = -1.0  # in the place of a value: a pixel that is not inspected, which no figure counts
 
 
 def _checked(preds: Tensor, target: Tensor) -> Tensor:
@@ -63,10 +64,11 @@ class _BothClasses(Metric):
         return super().compute()  # type: ignore[safe-super]
 
 
-class _Binned(_BothClasses):
+class Binned(_BothClasses):
     """Fills torchmetrics' counts per threshold, (t, 2, 2), from a histogram.
 
     torchmetrics compares every pixel with every threshold, which takes a thousand times as long.
+    A value below 0, as ``OUTSIDE``, reaches no threshold and is not counted.
     """
 
     confmat: Tensor
@@ -76,14 +78,16 @@ class _Binned(_BothClasses):
         super().__init__(thresholds=THRESHOLDS, **arguments)
 
     def update(self, preds: Tensor, target: Tensor) -> None:
+        """Count pixels."""
         preds = _checked(preds, target)
         target = target.flatten().long()
-        self.seen += torch.bincount(target, minlength=2)
         passed = self._passed(preds).flatten()
         bins = len(self.thresholds) + 1
         histogram = torch.bincount(target * bins + passed, minlength=2 * bins).view(2, bins)
         accepted = _at_least(histogram)
-        rejected = histogram.sum(1, keepdim=True) - accepted
+        counted = histogram[:, 1:].sum(1)
+        self.seen += counted
+        rejected = counted[:, None] - accepted
         self.confmat += torch.stack([rejected, accepted], dim=-1).movedim(1, 0)
 
     def _passed(self, preds: Tensor) -> Tensor:
@@ -96,11 +100,11 @@ def _at_least(histogram: Tensor) -> Tensor:
     return histogram.flip(-1).cumsum(-1).flip(-1)[..., 1:]
 
 
-class _AUROC(_Binned, BinaryAUROC):
+class _AUROC(Binned, BinaryAUROC):
     pass
 
 
-class _AUPR(_Binned, BinaryAveragePrecision):
+class _AUPR(Binned, BinaryAveragePrecision):
     def curve(self) -> tuple[Tensor, Tensor]:
         """Return recall and precision, from the highest threshold to the lowest."""
         accepted, correct = (self.confmat[:, k, 1].double().flip(0) for k in (0, 1))
@@ -109,7 +113,7 @@ class _AUPR(_Binned, BinaryAveragePrecision):
         return correct / self.seen[1], precision
 
 
-class _IoUMax(_Binned, BinaryPrecisionRecallCurve):
+class _IoUMax(Binned, BinaryPrecisionRecallCurve):
     def compute(self) -> Any:
         return self._curve().max() if self.seen.all() else None
 
@@ -126,7 +130,7 @@ class _IoUMax(_Binned, BinaryPrecisionRecallCurve):
         return true_positive / union
 
 
-class _AUPRO(_Binned, BinaryPrecisionRecallCurve):
+class _AUPRO(Binned, BinaryPrecisionRecallCurve):
     overlap: Tensor
     regions: Tensor
 

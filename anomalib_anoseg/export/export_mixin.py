@@ -38,6 +38,7 @@ class ExportMixin(AnomalibExportMixin):
         trained_on: Name of the data module and its category, empty if unknown.
     """
 
+    model: Any
     trained_on: str
     pre_processor: Any
     post_processor: Any
@@ -111,7 +112,8 @@ class ExportMixin(AnomalibExportMixin):
         those of the good images that set the thresholds, in order and in the units of the exported
         score; ``false_alarm_rate`` is the share of good images that will be called defective,
         ``false_alarm_interval`` the ends of its 90 % interval, and ``false_alarm_rate_asked`` what
-        the threshold was set for, if for a rate; ``smallest_defect`` is what infer leaves out. The
+        the threshold was set for, if for a rate; ``smallest_defect`` is what infer leaves out, and
+        ``inspected_share`` how much of each image is looked at, if not all of it. The
         ``metadata_props`` of an ONNX file say the same, as "anoseg.image_threshold" and so on.
         """
         with complete_files(Path(export_root)) as part:
@@ -127,6 +129,8 @@ class ExportMixin(AnomalibExportMixin):
         metadata = {"model": "AnoSeg", "version": __version__, "data": self.trained_on}
         if size := self._network_size():
             metadata["input_size"] = " ".join(map(str, size))
+        if self.model.region is not None:
+            metadata["inspected_share"] = f"{self.model.region.share:.6g}"
         for name in THRESHOLDS:
             if hasattr(self.post_processor, name):
                 metadata[name] = f"{float(getattr(self.post_processor, name)):.8g}"

@@ -95,7 +95,7 @@ def adapt(model: Any, source: Any) -> Adaptation:
     if memory is not None:
         chosen = source.subsample(division.remembered)
         images = TrainingImages(DataLoader(chosen, collate_fn=chosen.collate_fn), prepare)
-        memory.fill(images, len(images), len(model.remembered))
+        memory.fill(images, len(images), len(model.remembered), model.model.region)
         model.remembered |= images.paths
         numbers = torch.tensor([*images.paths])
         new_rows = sum(int(torch.isin(level.owner, numbers).sum()) for level in memory.levels)
@@ -162,14 +162,17 @@ def _called_defective(model: Any, images: Sequence[Images]) -> tuple[int, int, i
     The anomalies are always the same. The laws leave a share of the images good.
     """
     alarms = found = count = 0
+    region = model.model.region
     with own_seed(0), torch.no_grad():
         for image in images:
             alarms += _is_called_defective(model, image)
             for _ in range(math.ceil(SYNTHETIC_IMAGES / len(images))):
                 part, place = image, None
                 if model.train_crop is not None:
-                    part, place = random_crops(image, model.train_crop)
-                changed, mask = model.anomaly_generator(part, torch.zeros_like(part[:, :1]))
+                    part, place = random_crops(image, model.train_crop, region)
+                inside = None if region is None else region(part, place)
+                nothing = torch.zeros_like(part[:, :1])
+                changed, mask = model.anomaly_generator(part, nothing, inside=inside)
                 if mask.any():
                     count += 1
                     found += _is_called_defective(model, changed, place)
