@@ -481,8 +481,8 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         if region is None or mask is None or torch.equal(region.inside.cpu(), mask.cpu()):
             return
         msg = (
-            "cannot resume with another region than the checkpoint's: leave --model.region out, or "
-            "train anew without the checkpoint"
+            f"cannot resume {self.trainer.ckpt_path} with another region than its own: leave "
+            "--model.region out, or train anew without the checkpoint"
         )
         raise ValueError(msg)
 

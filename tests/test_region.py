@@ -4,12 +4,15 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
+import openvino as ov
 import pytest
 import torch
 from anomalib.data import ImageBatch
 from conftest import photographs, remembering_model, segmenter, small_model
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
+from torch.export import Dim
 
 from anomalib_anoseg import Anomalies, AnoSeg, PreProcessor, loss
 from anomalib_anoseg.anomaly_generator import AnomalyGenerator
@@ -76,6 +79,44 @@ def test_crops_get_their_part_of_it(size: tuple[int, int]) -> None:
     parts = region(torch.zeros(3, 3, 16, 24), place.float())
     for part, (top, left, *_) in zip(parts[:, 0], place.tolist(), strict=True):
         assert torch.equal(part, whole[top : top + 16, left : left + 24])
+
+
+class Hide(nn.Module):
+    """A region alone, to be exported."""
+
+    def __init__(self, region: Region) -> None:
+        super().__init__()
+        self.region = region
+
+    def forward(self, images: Tensor, place: Tensor | None = None) -> Tensor:
+        return self.region.hide_outside(images, place)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("takes_place", [False, True], ids=["open sizes", "tiles"])
+def test_runtimes_hide_what_torch_hides(takes_place: bool, tmp_path: Path) -> None:
+    """Oracle: torch, bit by bit."""
+    hide = Hide(Region([FRAME, HOLE, STAR]))
+    hide.region.inside = torch.rand(1001, 2003) > 0.5
+    path = tmp_path / "model.onnx"
+    place = torch.tensor([[0.0, 0.0, 64.0, 96.0]])
+    example = (torch.rand(1, 3, 64, 96), place) if takes_place else (torch.rand(1, 3, 64, 96),)
+    sides = {2: Dim("height", min=64), 3: Dim("width", min=64)}
+    names = ["input", "place"][: len(example)]
+    options: dict[str, Any] = {} if takes_place else {"dynamic_shapes": (sides,)}
+    torch.onnx.export(
+        hide, example, path, input_names=names, opset_version=18, dynamo=True, **options
+    )
+    compiled = ov.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    onnx = onnxruntime.InferenceSession(path)
+    for height, width in ((64, 96), (333, 1000), (1001, 2003), (1500, 2001)):
+        given = [torch.rand(1, 3, height, width)]
+        if takes_place:
+            given = [example[0], torch.tensor([[height - 64.0, width - 96.0, height, width]])]
+        expected = hide(*given).numpy()
+        arrays = [one.numpy() for one in given]
+        assert (compiled(arrays)[0] == expected).all()
+        assert (onnx.run(None, dict(zip(names, arrays, strict=True)))[0] == expected).all()
 
 
 def test_what_is_hidden_is_grey() -> None:

@@ -86,7 +86,8 @@ class ExportMixin(AnomalibExportMixin):
     def _tile_to_onnx(self, export_root: Path, name: str, side: int) -> Path:
         model: Any = TileModel(self, side).eval()
         device = next(model.parameters()).device
-        example = torch.zeros(1, 3, side, side, device=device), torch.zeros(1, 4, device=device)
+        place = torch.tensor([[0.0, 0.0, side, side]], device=device)
+        example = torch.zeros(1, 3, side, side, device=device), place
         answer = model(*example)._asdict()
         with complete_files(export_root) as part:
             folder = part / "weights" / "onnx"
