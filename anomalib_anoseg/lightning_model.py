@@ -24,6 +24,7 @@ from anomalib.visualization import Visualizer
 from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import AdamW
@@ -267,6 +268,12 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         """
         data = getattr(self.trainer, "datamodule", None)
         self._refuse_what_moves_pixels(data)
+        if self.train_crop is not None and self.model.sees_far():
+            rank_zero_warn(
+                "an encoder looks at all of an image, as squeeze-and-excitation and attention do: "
+                "what it learns on crops holds for whole images only about. Take one of plain "
+                "convolutions"
+            )
         parts = (getattr(data, "name", None), getattr(data, "category", None))
         self.trained_on = "/".join(part for part in parts if part)
         # Lightning wonders about modules in evaluation mode; the memory's encoder stays in it.

@@ -138,10 +138,17 @@ class AnoSegModel(nn.Module):
 
     def _map(self, images: Images, owners: Indices | None, place: Places | None) -> Masks:
         """Return the anomaly map, of what is too large for one pass from tiles."""
-        if too_large(images):
+        if self._needs_tiles(images):
             # Decided in tiles too, or the decision would take more memory than the witnesses.
             return in_tiles(lambda tile, at: [self._map(tile, owners, at)], images, [1], place)[0]
         return self._decided(self.witnesses(images, owners, place))
+
+    def _needs_tiles(self, images: Images) -> bool:
+        return too_large(images) and not self.sees_far()
+
+    def sees_far(self) -> bool:
+        """Return whether an encoder looks at all of an image, of which no tile has the same map."""
+        return self.encoder.sees_far or (self.memory is not None and self.memory.sees_far)
 
     def _decided(self, witnesses: list[Tensor]) -> Masks:
         return self._drawn(witnesses) if self.memory is None else self.decision(*witnesses)
@@ -160,7 +167,7 @@ class AnoSegModel(nn.Module):
         Outside the region that is -inf: no evidence at all. What is too large for one pass is
         looked at in tiles.
         """
-        if not too_large(images):
+        if not self._needs_tiles(images):
             said = self._look(images, owners, place)
         else:
             strides = [1] * (1 if self.memory is None else 3)

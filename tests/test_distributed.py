@@ -88,6 +88,15 @@ def test_resumed_by_fewer_and_by_more_processes(
     assert not torch.equal(again[0]["masks"][0], pair[0]["masks"][0])
 
 
+def test_each_process_trains_on_crops_of_its_own(tmp_path: Path, demo_root: Path) -> None:
+    first, second = launch(tmp_path / "crops", demo_root, 2, 1, CROP="48")
+    here, there = (torch.cat(seen["places"]) for seen in (first, second))
+    assert here.shape == there.shape == (6, 4)  # 11 images, one held out; each gives one crop
+    assert not torch.equal(here, there)
+    torch.testing.assert_close(first["weights"], second["weights"], rtol=0, atol=0)
+    torch.testing.assert_close(first["memory"], second["memory"], rtol=0, atol=0)
+
+
 def test_batch_normalisation_can_be_synchronised() -> None:
     """What ``--trainer.sync_batchnorm true`` does. Its forward pass needs a GPU."""
     model = AnoSeg(backbone="mobilenetv3_small_050", image_score="detector")

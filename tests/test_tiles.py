@@ -112,6 +112,25 @@ def test_tiles_give_the_map_of_one_pass(
     torch.testing.assert_close(found.pred_score, whole.pred_score, rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("backbone", "far"),
+    [("thin_resnet", False), ("resnet18", False), ("mobilenetv3_small_050", True)],
+)
+def test_what_looks_at_all_of_an_image_is_not_cut(
+    backbone: str, far: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: the architectures. MobileNetV3 has squeeze-and-excitation."""
+    model = segmenter(seed=0, backbone=backbone).train()
+    assert model.model.sees_far() is far
+    assert model.model.encoder.backbone.training
+    small_tiles(monkeypatch)
+    judged: list[int] = []
+    look = model.model._look
+    monkeypatch.setattr(model.model, "_look", lambda *a: judged.append(1) or look(*a))
+    model.eval().model(photographs(1, height=SIZE[0], width=SIZE[1]))
+    assert len(judged) == (1 if far else 3 * 4)
+
+
 def test_a_memory_is_filled_with_what_one_pass_sees(
     remembering: AnoSeg, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +166,16 @@ def test_the_highest_score_of_the_tiles_is_that_of_the_image(size: tuple[int, in
     torch.testing.assert_close(torch.stack(scores).amax(0), torch.ones(1))
 
 
+@pytest.mark.parametrize("side", [64, 512, 2048])
+def test_a_defect_scores_the_same_in_whatever_large_image(side: int) -> None:
+    """Oracle: the defect's own mean. Noise of many more pixels does not reach it."""
+    torch.manual_seed(side)
+    anomaly_map = torch.rand(1, 1, side, side) * 0.2
+    assert float(image_score(anomaly_map)) < 0.17  # one pixel of noise is up to 0.2
+    anomaly_map[..., 20:28, 30:38] = 0.7
+    assert float(image_score(anomaly_map)) == pytest.approx(0.7)
+
+
 def test_a_margin_is_not_scored() -> None:
     spoilt = torch.zeros(1, 1, 512, 512)
     spoilt[..., :180, :] = 1  # what another tile sees better
@@ -164,6 +193,11 @@ def test_a_margin_is_not_scored() -> None:
             {"pre_processor": False, "image_score": "detector"},
             512,
             "image_score 'detector' judges whole images",
+        ),
+        (
+            {"pre_processor": False, "backbone": "mobilenetv3_small_050"},
+            512,
+            "squeeze-and-excitation",
         ),
     ],
 )

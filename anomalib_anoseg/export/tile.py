@@ -24,8 +24,8 @@ class TileModel(nn.Module):
         side: Of the square tiles, in pixels.
 
     Raises:
-        ValueError: If the model sees images resized or as a whole, or the side is not a multiple of
-            32 or too small.
+        ValueError: If the model or its encoder sees images resized or as a whole, or the side is
+            not a multiple of 32 or too small.
     """
 
     def __init__(self, model: Any, side: int) -> None:
@@ -43,6 +43,13 @@ class TileModel(nn.Module):
             msg = (
                 f"tile_size must be a multiple of {MULTIPLE}, {SMALLEST_TILE} or more: {MARGIN} "
                 f"pixels of each side are margin. Got {side}"
+            )
+            raise ValueError(msg)
+        if model.model.sees_far():
+            msg = (
+                "an encoder of this model looks at all of an image, as squeeze-and-excitation and "
+                "attention do: its tiles would have other maps. Export without tile_size, or train "
+                "with a backbone of plain convolutions"
             )
             raise ValueError(msg)
         self.model: Any = model.model

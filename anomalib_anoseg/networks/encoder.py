@@ -1,5 +1,6 @@
 """Images to feature maps: a timm encoder that also knows where in the image it looks."""
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anomalib_anoseg.networks.pretrained import build_backbone, normalisation
+from anomalib_anoseg.networks.reach import sees_far
 from anomalib_anoseg.utils.shapes import Images, Masks, Places
 from anomalib_anoseg.utils.tiles import MULTIPLE
 
@@ -70,6 +72,11 @@ class Encoder(nn.Module):
             planes.append(anomaly_map)
         given = pad(torch.cat(planes, dim=1))
         return [given, *self.backbone(given)]
+
+    @cached_property
+    def sees_far(self) -> bool:
+        """Whether a feature depends on all of the image, so that no tile of it gives the same."""
+        return sees_far(self.backbone, lambda images: self(images)[1:])
 
 
 def pad(images: Images) -> Images:

@@ -7,6 +7,7 @@ PatchCore the difference to it is given on, for a decoder to read (as in MemSeg,
 
 import math
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 
 from anomalib_anoseg.networks.encoder import pad
 from anomalib_anoseg.networks.pretrained import build_backbone, load_pretrained, normalisation
+from anomalib_anoseg.networks.reach import sees_far
 from anomalib_anoseg.networks.region import Region
 from anomalib_anoseg.networks.tiles import in_tiles, too_large
 from anomalib_anoseg.utils.shapes import Images, Indices, Logits
@@ -306,8 +308,13 @@ class Memory(nn.Module):
             found.append((float(deviation), Match(int(level.owner[nearest]), *shifted)))
         return max(found)[1]
 
+    @cached_property
+    def sees_far(self) -> bool:
+        """Whether a feature depends on all of the image, so that no tile of it gives the same."""
+        return sees_far(self.encoder, self._features)
+
     def _features(self, padded: Images) -> list[Tensor]:
-        if too_large(padded):
+        if too_large(padded) and not self.sees_far:
             return in_tiles(lambda tile, _: self._features(tile), padded, self.strides)
         features: list[Tensor] = self.encoder((padded - self.mean) / self.std)
         return features
