@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-installed test-documents check accuracy bench soak clean
+.PHONY: demo test test-installed test-documents check accuracy results bench soak clean
 .DEFAULT_GOAL := test
 
 $(INSTALLED): pyproject.toml constraints.txt anomalib_anoseg.pth anomalib_anoseg.start
@@ -47,11 +47,18 @@ check: $(INSTALLED)
 
 # Train and test on MVTec AD: ROOT is the folder of its categories. Hours on a CPU.
 CONFIG ?= configs/cpu.yaml
-SEEDS ?= 0 1 2
 BATCH ?= 8
 accuracy: $(INSTALLED)
 	$(BIN)/python benchmarks/accuracy.py --root "$(ROOT)" --config $(CONFIG) --batch $(BATCH) \
-		--seeds $(SEEDS) $(if $(CATEGORIES),--categories $(CATEGORIES))
+		--seeds $(or $(SEEDS),0 1 2) $(if $(CATEGORIES),--categories $(CATEGORIES))
+
+# Every row that README and docs/results.md publish, and their tables: hours. Files of the same code in
+# benchmarks/results are kept, so it may be stopped and started again. ROOT as above, only the demo
+# needs none; ROWS and SEEDS choose some, ROWS="demo 'peers/bottle/*'", SET tries other settings.
+results: $(INSTALLED)
+	$(BIN)/python benchmarks/results.py $(if $(ROOT),--root "$(ROOT)") $(if $(ROWS),--rows $(ROWS)) \
+		$(if $(SEEDS),--seeds $(SEEDS)) $(if $(OUT),--out "$(OUT)") $(if $(SET),--set $(SET))
+	$(BIN)/python benchmarks/tables.py --write
 
 # Ratios, side by side; more than an hour on two cores, most of it for Draem.
 bench: $(INSTALLED)

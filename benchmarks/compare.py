@@ -13,12 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from accuracy import about, write
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
 from anomalib.models import Draem, Ganomaly
 from anomalib.models.components import AnomalibModule
 from lightning.pytorch import seed_everything
+from record import about, stem, used, write
 from training import Clock
 
 from anomalib_anoseg import AnoSeg
@@ -56,8 +56,8 @@ def main() -> None:
         for name in arguments.models or known:
             batch, build = known[name]
             result = run(build, batch, category, arguments)
-            result |= {"name": name, "category": category} | about(arguments.seed)
-            write(arguments.out / f"{name}-{category}.json", result)
+            file = f"{stem(name, category, None, arguments.seed)}.json"
+            write(arguments.out / file, {"name": name, "category": category} | result)
 
 
 def run(
@@ -92,7 +92,13 @@ def run(
     # The peers' thresholds are fitted here, on the test images: anomalib's default.
     engine.validate(model, datamodule=data)
     (measured,) = engine.test(model, datamodule=data)
-    return {"steps": steps, "batch": batch, "metrics": measured | {"minutes": seconds / 60}}
+    return {
+        **about(arguments.seed),
+        **used(engine.trainer),
+        "steps": steps,
+        "batch": batch,
+        "metrics": measured | {"minutes": seconds / 60},
+    }
 
 
 def optimisers(model: AnomalibModule) -> int:

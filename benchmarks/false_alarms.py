@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accuracy import about
 from anomalib.data import MVTecAD
 from anomalib.data.utils import LabelName
+from record import about
 from side_by_side import save
 from torch import Tensor
 

@@ -115,9 +115,9 @@ def commit() -> str:
     return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
 
 
-def device() -> str:
-    """Return what the figures were computed on."""
-    if torch.cuda.is_available():
+def device(kind: str = "cuda") -> str:
+    """Return what the figures were computed on, the GPU if there is one and it was of use."""
+    if kind != "cpu" and torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 

@@ -35,29 +35,9 @@ def test_accuracy_script(config: Path, demo_root: Path, tmp_path: Path) -> None:
             result["metrics"]["pixel_IoUMax"], abs=5e-3
         )
         assert result["metrics"]["image_F1Score"] <= result["metrics"]["image_F1Max"]
-    table = (tmp_path / "table.md").read_text()
-    (row,) = (line for line in table.splitlines() if "a name: tiny" in line)
+    (row,) = (line for line in done.stdout.splitlines() if "| a name: tiny |" in line)
     assert "| part |" in row
     assert f"| {' '.join(map(str, seeds))} |" in row
-    mean = sum(result["metrics"]["pixel_AUROC"] for result in results) / len(seeds)
+    mean = sum(result["metrics"]["pixel_AUPR"] for result in results) / len(seeds)
     assert f"| {mean:.3f}{' ±' if len(seeds) > 1 else ' |'}" in row
-    assert "Not run: zipper." in table
-
-
-@pytest.mark.slow
-def test_time_to_quality_script(demo_root: Path, tmp_path: Path) -> None:
-    command = [
-        sys.executable, PROJECT / "benchmarks/time_to_quality.py", "--root", demo_root,
-        "--config", PROJECT / "configs/cpu.yaml", "--categories", "part",
-        "--batch", "4", "--out", tmp_path, "--set", "trainer.max_steps=4",
-        "model.init_args.backbone=mobilenetv3_small_050",
-        "model.init_args.pre_processor.init_args.image_size=[64,64]",
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
-    result = json.loads((tmp_path / "results/bench/time_to_quality.json").read_text())
-    curve = result["curves"]["part"]
-    assert len(curve["minutes"]) == len(curve["pixel_AUROC"]) == 4
-    assert curve["minutes"] == sorted(curve["minutes"])
-    assert 0 <= curve["at the end"]["pixel_IoUMax"] <= 1
-    assert (tmp_path / "results/bench/time_to_quality.png").stat().st_size > 1000
+    assert "Not run: zipper." in done.stdout

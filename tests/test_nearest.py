@@ -89,11 +89,13 @@ def test_a_remembered_image_is_nearest_to_itself(model: AnoSeg) -> None:
 
 
 def test_places_are_right_in_images_of_different_sizes() -> None:
-    memory = Memory("tf_efficientnet_lite0", 5000)
-    images = [photographs(1, height=height, width=width) for height, width in ((40, 100), (70, 50))]
+    """Also in those of which only a part is looked at again."""
+    memory = Memory("tf_efficientnet_lite0", 6000)
+    sizes = (40, 900), (700, 50)
+    images = [photographs(1, height=height, width=width) for height, width in sizes]
     memory.fill([(image, torch.tensor([i])) for i, image in enumerate(images)], 2)
-    for number, image in enumerate(images):
-        for row, column in ((0, 0), (39, 49), (20, 31)):
+    for number, (image, (height, width)) in enumerate(zip(images, sizes, strict=True)):
+        for row, column in ((0, 0), (39, 49), (height - 1, width - 1), (height // 2, width // 2)):
             assert memory.look_up(image, row, column) == Match(number, row, column)
 
 

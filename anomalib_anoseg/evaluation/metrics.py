@@ -5,6 +5,7 @@ counts become a figure is left to torchmetrics. Where a test set lacks a class t
 exist, and ``compute`` returns None, which Lightning leaves out.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -26,6 +27,12 @@ _LOG_ODDS = torch.linspace(-87, 17, 104 * 512 + 1, dtype=torch.float64)
 # The first threshold is passed by every pixel, the last by none: curves start and end as they must.
 THRESHOLDS = torch.tensor([0.0, *_LOG_ODDS.sigmoid().float().tolist(), 2.0])
 OUTSIDE = -1.0  # in the place of a value: a pixel that is not inspected, which no figure counts
+AT_ONCE = 2**22  # pixels that are counted at once: counting takes five times their memory
+
+
+def _parts(*planes: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the same pixels of each, no more than are counted at once."""
+    yield from zip(*(torch.split(plane.flatten(), AT_ONCE) for plane in planes), strict=True)
 
 
 def _checked(preds: Tensor, target: Tensor) -> Tensor:
@@ -54,9 +61,9 @@ class _BothClasses(Metric):
         self.add_state("seen", torch.zeros(2, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        preds = _checked(preds, target)
-        self.seen += torch.bincount(target.flatten().long(), minlength=2)
-        super().update(preds, target)  # type: ignore[safe-super]  # of the metric it is mixed into
+        for some, truth in _parts(_checked(preds, target), target):
+            self.seen += torch.bincount(truth.long(), minlength=2)
+            super().update(some, truth)  # type: ignore[safe-super]  # of the metric it is mixed into
 
     def compute(self) -> Any:
         if not self.seen.all():
@@ -79,14 +86,14 @@ class Binned(_BothClasses):
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Count pixels."""
-        preds = _checked(preds, target)
-        target = target.flatten().long()
-        passed = self._passed(preds).flatten()
         bins = len(self.thresholds) + 1
-        histogram = torch.bincount(target * bins + passed, minlength=2 * bins).view(2, bins)
-        accepted = _at_least(histogram)
-        counted = histogram[:, 1:].sum(1)
+        histogram = self.seen.new_zeros(2 * bins)
+        for some, truth in _parts(_checked(preds, target), target):
+            histogram += (truth.long() * bins + self._passed(some)).bincount(minlength=2 * bins)
+        counts = histogram.view(2, bins)
+        counted = counts[:, 1:].sum(1)
         self.seen += counted
+        accepted = _at_least(counts)
         rejected = counted[:, None] - accepted
         self.confmat += torch.stack([rejected, accepted], dim=-1).movedim(1, 0)
 
@@ -145,11 +152,15 @@ class _AUPRO(Binned, BinaryPrecisionRecallCurve):
         super().update(preds, target)
         height, width = target.shape[-2:]
         masks = target.reshape(-1, 1, height, width).float()
-        labels = connected_components_cpu(masks).to(preds.device).flatten()
-        sizes = labels.bincount()
-        weight = (1 / sizes.double())[labels] * (labels > 0)
-        passed = self._passed(preds).flatten()
-        self.overlap += _at_least(passed.bincount(weight, minlength=len(self.thresholds) + 1))
+        labels = connected_components_cpu(masks).to(preds.device)
+        count = int(labels.max()) + 1
+        sizes = torch.stack([some.bincount(minlength=count) for (some,) in _parts(labels)]).sum(0)
+        weights = 1 / sizes.double()
+        weights[0] = 0  # good pixels
+        for some, regions in _parts(preds, labels):
+            passed = self._passed(some)
+            found = passed.bincount(weights[regions], minlength=len(self.thresholds) + 1)
+            self.overlap += _at_least(found)
         self.regions += len(sizes) - 1
 
     def curve(self) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from anomalib_anoseg.networks.reach import sees_far
 from anomalib_anoseg.networks.region import Region
 from anomalib_anoseg.networks.tiles import in_tiles, too_large
 from anomalib_anoseg.utils.shapes import Images, Indices, Logits
+from anomalib_anoseg.utils.tiles import MARGIN, MULTIPLE
 
 STRIDES = (4, 8, 16)  # of the feature maps that are remembered
 CANDIDATES = 40_000  # rows of a level among which the coreset is chosen, from all images alike
@@ -295,11 +296,13 @@ class Memory(nn.Module):
         """
         # That one added most to the distance. The finest places a pixel better, but may see
         # nothing unusual there, and then what it was compared with explains nothing.
-        features = self._features(pad(image.to(self.mean)))
+        part, top, left = (image, 0, 0) if self.sees_far else _around(image, row, column)
+        features = self._features(pad(part.to(self.mean)))
         found = []
         for index, stride, level in zip(self.indices, STRIDES, self._levels(), strict=True):
             y, x = row // stride, column // stride
-            seen = _pooled(features[index])[:, :, y : y + 1, x : x + 1].float()
+            there = _pooled(features[index])[:, :, y - top // stride :, x - left // stride :]
+            seen = there[:, :, :1, :1].float()
             deviation = (level(seen)[0, -1] - level.mean) / level.std
             nearest = int(level.nearest(seen))
             near_y, near_x = level.place[nearest].tolist()
@@ -373,6 +376,13 @@ def coreset(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
         kept.append(distance.argmax())
         distance = torch.minimum(distance, to(kept[-1]))
     return torch.stack(kept)
+
+
+def _around(image: Images, row: int, column: int) -> tuple[Images, int, int]:
+    """Return all that the features of a pixel depend on, and the row and column it starts at."""
+    top, left = (max(0, place // MULTIPLE * MULTIPLE - MARGIN) for place in (row, column))
+    side = 2 * MARGIN + MULTIPLE
+    return image[..., top : top + side, left : left + side], top, left
 
 
 def _pooled_moments(

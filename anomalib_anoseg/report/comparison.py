@@ -1,5 +1,6 @@
 """Runs -> tables: mean and spread over seeds, per category, best and second best."""
 
+import math
 import statistics
 from collections import defaultdict
 from typing import NamedTuple
@@ -47,14 +48,14 @@ class Table(NamedTuple):
 def compare(runs: list[Run]) -> list[Table]:
     """Return a table of each metric that any run has measured."""
     models = list(dict.fromkeys(run.model for run in runs))
-    categories = sorted({run.category for run in runs})
-    done = {(run.model, run.category) for run in runs}
+    categories = _columns(runs)
+    done = {(run.model, run.column) for run in runs}
     tables = []
     for key, name in METRICS.items():
         values = defaultdict(list)
         for run in runs:
             if key in run.metrics:
-                values[run.model, run.category].append(run.metrics[key])
+                values[run.model, run.column].append(run.metrics[key])
         if not values:
             continue
         rows = {m: [_cell(values[m, c], (m, c) in done) for c in categories] for m in models}
@@ -64,6 +65,11 @@ def compare(runs: list[Run]) -> list[Table]:
             rows = {model: [*cells, _mean(cells)] for model, cells in rows.items()}
         tables.append(Table(name, columns, _placed(rows)))
     return tables
+
+
+def _columns(runs: list[Run]) -> list[str]:
+    found = {run.column: (run.category, run.images or math.inf) for run in runs}
+    return sorted(found, key=found.__getitem__)
 
 
 def _cell(values: list[float], ran: bool) -> Cell:
@@ -93,10 +99,30 @@ def _placed(rows: dict[str, list[Cell]]) -> dict[str, list[Cell]]:
 
 def missing(runs: list[Run]) -> list[str]:
     """Return the models and categories that others have and that were not run."""
-    done = {(run.model, run.category) for run in runs}
+    done = {(run.model, run.column) for run in runs}
     models = dict.fromkeys(run.model for run in runs)
-    categories = sorted({run.category for run in runs})
-    return [f"{m} on {c}" for m in models for c in categories if (m, c) not in done]
+    return [f"{m} on {c}" for m in models for c in _columns(runs) if (m, c) not in done]
+
+
+def minutes(runs: list[Run]) -> dict[str, float]:
+    """Return the mean minutes of training by model."""
+    taken = defaultdict(list)
+    for run in runs:
+        taken[run.model].append(run.minutes)
+    return {model: statistics.mean(values) for model, values in taken.items()}
+
+
+def learning_curves(runs: list[Run], metric: str) -> dict[str, list[tuple[float, float]]]:
+    """Return numbers of good images and the mean of a metric, by model and data."""
+    values: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        if run.images and metric in run.metrics:
+            values[f"{run.model}, {run.category}"][run.images].append(run.metrics[metric])
+    return {
+        name: [(count, statistics.mean(points[count])) for count in sorted(points)]
+        for name, points in values.items()
+        if len(points) > 1
+    }
 
 
 def markdown(tables: list[Table], runs: list[Run]) -> str:
@@ -120,12 +146,11 @@ def markdown(tables: list[Table], runs: list[Run]) -> str:
 def provenance(runs: list[Run]) -> list[str]:
     """Return a line per model: seeds, minutes of training, device and commit."""
     lines = []
-    for model in dict.fromkeys(run.model for run in runs):
+    for model, taken in minutes(runs).items():
         own = [run for run in runs if run.model == model]
         seeds = " ".join(sorted({run.seed for run in own}))
-        minutes = statistics.mean(run.minutes for run in own)
         where = "; ".join(sorted({run.where for run in own}))
-        lines.append(f"{model}: seed {seeds}, {minutes:.1f} minutes of training, {where}")
+        lines.append(f"{model}: seed {seeds}, {taken:.1f} minutes of training, {where}")
     return lines
 
 

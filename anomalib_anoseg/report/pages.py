@@ -10,7 +10,13 @@ from markupsafe import Markup
 
 from anomalib_anoseg.inference.thresholds import Thresholds
 from anomalib_anoseg.report import plots
-from anomalib_anoseg.report.comparison import Table, missing, provenance
+from anomalib_anoseg.report.comparison import (
+    Table,
+    learning_curves,
+    minutes,
+    missing,
+    provenance,
+)
 from anomalib_anoseg.report.runs import METRICS, Results
 from anomalib_anoseg.utils.false_alarms import FalseAlarms
 from anomalib_anoseg.utils.files import complete_file
@@ -34,24 +40,43 @@ EXPLANATIONS = {
 
 def comparison_page(results: Results, tables: list[Table]) -> str:
     """Return the page about several models."""
-    figures = []
-    for table in tables:
-        means = {model: cells[-1].mean for model, cells in table.rows.items()}
-        points = {
-            model: (results.latency[model], mean)
-            for model, mean in means.items()
-            if mean is not None and model in results.latency
-        }
-        if len(points) > 1:
-            svg = plots.scatter(points, "ms per image, OpenVINO, one at a time", table.metric)
-            figures.append({"title": f"{table.metric} against latency", "svg": Markup(svg)})  # noqa: S704 - matplotlib escapes names
+    ms = "ms per image, OpenVINO, one at a time"
+    curves = {name: learning_curves(results.runs, key) for key, name in METRICS.items()}
+    sections = {
+        "latency": _scatters(tables, results.latency, ms),
+        "minutes of training": _scatters(tables, minutes(results.runs), "minutes of training"),
+        "good images": {
+            metric: plots.lines(found, "good images", metric)
+            for metric, found in curves.items()
+            if found
+        },
+    }
     return _render(
         "comparison.html.j2",
         tables=tables,
-        figures=figures,
+        sections={
+            against: {metric: Markup(svg) for metric, svg in figures.items()}  # noqa: S704 - matplotlib escapes names
+            for against, figures in sections.items()
+            if figures
+        },
         missing=missing(results.runs),
         provenance=provenance(results.runs),
     )
+
+
+def _scatters(tables: list[Table], costs: dict[str, float], label: str) -> dict[str, str]:
+    """Return a plot of the models' last column against what they cost, by metric."""
+    figures = {}
+    for table in tables:
+        means = {model: cells[-1].mean for model, cells in table.rows.items()}
+        points = {
+            model: (costs[model], mean)
+            for model, mean in means.items()
+            if mean is not None and costs.get(model, 0) > 0
+        }
+        if len(points) > 1:
+            figures[table.metric] = plots.scatter(points, label, table.metric)
+    return figures
 
 
 def model_page(

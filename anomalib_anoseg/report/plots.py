@@ -2,12 +2,14 @@
 
 import io
 import re
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 from numpy.typing import NDArray
 
 TEXT = "#010203"  # stands for the colour of the page's text, which depends on light and dark
@@ -53,10 +55,26 @@ def scatter(points: dict[str, tuple[float, float]], x_label: str, y_label: str) 
     with rc_context(STYLE):
         figure, axes = _axes(x_label, y_label)
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(LogFormatter())  # 30, not 3 x 10^1
+        axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
         for name, (x, y) in points.items():
             axes.plot(x, y, "o", color=GOOD)
             axes.annotate(name, (x, y), xytext=(4, 4), textcoords="offset points")
         axes.margins(0.2)
+        return _svg(figure)
+
+
+def lines(curves: dict[str, list[tuple[float, float]]], x_label: str, y_label: str) -> str:
+    """Return named curves, x on a logarithmic scale, each with a marker of its own."""
+    with rc_context(STYLE):
+        figure, axes = _axes(x_label, y_label)
+        axes.set_xscale("log")
+        for marker, (name, points) in zip(cycle("os^vDP*X"), curves.items(), strict=False):
+            axes.plot(*zip(*points, strict=True), marker=marker, label=name)
+        counts = sorted({x for points in curves.values() for x, _ in points})
+        axes.set_xticks(counts, [f"{x:g}" for x in counts])
+        axes.minorticks_off()
+        figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize="small")
         return _svg(figure)
 
 

@@ -31,6 +31,8 @@ class Run(NamedTuple):
         metrics: By anomalib's names, those of :data:`METRICS` that were measured.
         minutes: Of training.
         where: Device and commit, as far as they are known.
+        milliseconds: Of the exported model and one image, if they were measured with the run.
+        images: How many of the good images it was trained on, None if on all.
     """
 
     model: str
@@ -39,6 +41,13 @@ class Run(NamedTuple):
     metrics: dict[str, float]
     minutes: float
     where: str
+    milliseconds: float | None = None
+    images: int | None = None
+
+    @property
+    def column(self) -> str:
+        """Return the data's name in a table; some of the images are other data than all."""
+        return f"{self.category}, {self.images} good images" if self.images else self.category
 
 
 class Results(NamedTuple):
@@ -46,8 +55,8 @@ class Results(NamedTuple):
 
     Attributes:
         runs: Every run once.
-        latency: Milliseconds per image of models by name, as ``benchmarks/inference.py`` measured
-            them: one image, OpenVINO.
+        latency: Milliseconds per image of models by name, one image, OpenVINO: as measured with
+            the runs, mean over them, or by ``benchmarks/inference.py``.
     """
 
     runs: list[Run]
@@ -80,7 +89,11 @@ def read_results(paths: Iterable[Path]) -> Results:
     if not runs:
         msg = f"no results in {', '.join(map(str, paths))}"
         raise ValueError(msg)
-    return Results(runs, found.latency)
+    timed = defaultdict(list)
+    for run in runs:
+        if run.milliseconds is not None:
+            timed[run.model].append(run.milliseconds)
+    return Results(runs, found.latency | {name: statistics.mean(t) for name, t in timed.items()})
 
 
 def _files(path: Path) -> list[Path]:
@@ -119,6 +132,8 @@ def _read(file: Path, found: _Found) -> None:
         metrics={key: float(measured[key]) for key in METRICS if key in measured},
         minutes=float(measured["minutes"]),
         where=f"{content['device']}, commit {content['commit']}",
+        milliseconds=measured.get("milliseconds"),
+        images=content.get("images"),
     )
     found.runs.append(run)
 

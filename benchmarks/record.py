@@ -1,0 +1,82 @@
+"""One way of writing a run: what was measured, where, with what and by which command."""
+
+import json
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from side_by_side import device
+
+if TYPE_CHECKING:  # tables need no Lightning
+    from lightning import Trainer
+
+PROJECT = Path(__file__).parents[1]
+# What figures depend on; pages and infer come after them.
+CODE = (
+    "anomalib_anoseg", ":!anomalib_anoseg/report", ":!anomalib_anoseg/inference", "configs",
+    "benchmarks/accuracy.py", "benchmarks/peers.py",
+)  # fmt: skip
+PLACES = {"--root", "--out", "--runs"}  # of one machine; the same command has others elsewhere
+
+
+def stem(name: str, category: str, images: int | None, seed: int) -> str:
+    """Return what the file of a run is called, without a suffix."""
+    parts = [name, category, *([f"{images} images"] if images else []), str(seed)]
+    return re.sub(r"\W+", "-", " ".join(parts))
+
+
+def about(seed: int) -> dict[str, Any]:
+    """Return where and with what a run is made."""
+    versions = {name: version(name) for name in ("anomalib", "anomalib-anoseg", "torch")}
+    where = {"commit": commit(), "device": device(), "versions": versions}
+    return {"command": command(sys.argv), "seed": seed, **where}
+
+
+def used(trainer: "Trainer") -> dict[str, Any]:
+    """Return what a trainer that has trained did it with."""
+    return {"device": device(trainer.strategy.root_device.type), "precision": trainer.precision}
+
+
+def command(arguments: list[str]) -> str:
+    """Return a command of benchmarks/ as it would be typed, without the places of a machine."""
+    script, *rest = arguments
+    rest = [
+        argument for argument in rest if not argument.startswith(tuple(f"{p}=" for p in PLACES))
+    ]
+    pairs = pairwise(["", *rest])
+    kept = [argument for before, argument in pairs if not {before, argument} & PLACES]
+    return shlex.join(["python", f"benchmarks/{Path(script).name}", *kept])
+
+
+def commit() -> str:
+    """Return the last commit that changed what figures depend on, marked if files differ."""
+    last = _git("log", "-1", "--format=%h", "--", *CODE)
+    return last + ("-dirty" if _git("status", "--porcelain", "--", *CODE) else "")
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", *arguments]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=PROJECT)
+    return done.stdout.strip()
+
+
+def write(file: Path, result: dict[str, Any]) -> None:
+    """Write what a run gave, whole or not at all, and print its figures."""
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(result, indent=2) + "\n")
+    part.rename(file)
+    print(file, {key: round(value, 3) for key, value in result["metrics"].items()})
+
+
+def cell(values: list[float], digits: int = 3) -> str:
+    """Return the mean, and the standard deviation where it is known and does not round to 0."""
+    if not values:
+        return "-"
+    spread = f"{statistics.stdev(values):.{digits}f}" if len(values) > 1 else "0"
+    return f"{statistics.mean(values):.{digits}f}" + (f" ± {spread}" if float(spread) else "")

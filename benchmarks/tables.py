@@ -1,0 +1,111 @@
+"""Write the tables of README and docs/results.md from the files in benchmarks/results.
+
+Usage: python benchmarks/tables.py [--write]
+A table stands between ``<!-- results: NAME -->`` and ``<!-- end of results -->``, NAME being one of
+rows.py. It has the lines that were run, and says which were not. Without --write the documents are
+only compared: exit status 1 if one differs.
+"""
+
+import argparse
+import json
+import re
+import sys
+import textwrap
+from pathlib import Path
+from statistics import mean
+from string import ascii_lowercase
+from typing import Any
+
+from record import PROJECT, cell
+from rows import TABLES, Line, Row, Table
+
+RESULTS = PROJECT / "benchmarks/results"
+DOCUMENTS = [PROJECT / "README.md", PROJECT / "docs/results.md"]
+MARKED = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
+DIGITS = {"threshold_gap": 2, "minutes": 2, "milliseconds": 1, "megabytes": 1}  # 3 for all others
+
+Runs = list[dict[str, Any]]
+
+
+def rendered(document: str, results: Path = RESULTS) -> str:
+    """Return a document with its tables as the results are."""
+    return MARKED.sub(lambda m: m[1] + markdown(TABLES[m[2]], results) + m[3], document)
+
+
+def markdown(table: Table, results: Path) -> str:
+    """Return a table, where its figures come from, and what was not run."""
+    runs = [(line, [read(row, results) for row in line.rows]) for line in table.lines]
+    done = [(line, found) for line, found in runs if all(found)]
+    if not done:
+        return "" if table.readme else "Not run by `make results` yet.\n"
+    head = [*table.heads, *table.columns.values()]
+    body = [_cells(line, found, table) for line, found in done]
+    if table.readme:
+        return _drawn([head, *body]) + "\n"
+    origins = [_origin(*found) if len(found) == 1 else "" for _, found in done]
+    letters = dict(zip(filter(None, dict.fromkeys(origins)), ascii_lowercase, strict=False))
+    notes = [f"Run {letter}: {origin}." for origin, letter in letters.items()]
+    if len(letters) == 1:
+        notes = [f"All: {origin}." for origin in letters]
+    else:
+        head.append("run")
+        body = [[*cells, letters.get(o, "")] for cells, o in zip(body, origins, strict=True)]
+    missing = {row.key: None for line in table.lines for row in line.rows if not read(row, results)}
+    notes += [f"Not run: {', '.join(f'`{key}`' for key in missing)}."] if missing else []
+    wrapped = (textwrap.fill(n, 120, break_on_hyphens=False, break_long_words=False) for n in notes)
+    return "\n\n".join([_drawn([head, *body]), *wrapped]) + "\n"
+
+
+def read(row: Row, results: Path) -> Runs:
+    """Return the results of a row that are there, by seed."""
+    files = [results / row.file(seed) for seed in row.seeds]
+    return [json.loads(file.read_text()) for file in files if file.exists()]
+
+
+def _drawn(lines: list[list[str]]) -> str:
+    head, *body = lines
+    rule = "|" + "---|" * len(head)
+    first, *others = ("| " + " | ".join(line) + " |" for line in (head, *body))
+    return "\n".join([first, rule, *others])
+
+
+def _cells(line: Line, found: list[Runs], table: Table) -> list[str]:
+    """Return a line's cells: mean and deviation over seeds, or the mean of several rows' means."""
+    cells = [*line.cells]
+    for key in table.columns:
+        digits = DIGITS.get(key, 3)
+        values = [[run["metrics"][key] for run in runs if key in run["metrics"]] for runs in found]
+        if len(values) > 1 or table.readme:
+            values = [[mean(map(mean, values))] if all(values) else []]
+        cells.append(cell(values[0], digits))
+    return cells
+
+
+def _origin(runs: Runs) -> str:
+    """Return seeds, precision, device and commit of a line."""
+    seeds = " and ".join(", ".join(str(run["seed"]) for run in runs).rsplit(", ", 1))
+    parts = [f"seed{'s' * (len(runs) > 1)} {seeds}"]
+    for key, before in (("precision", ""), ("device", ""), ("commit", "commit ")):
+        parts.append(before + " and ".join(sorted({run[key] for run in runs})))
+    return "; ".join(parts)
+
+
+def main() -> int:
+    """Write or compare."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--write", action="store_true")
+    arguments = parser.parse_args()
+    stale = False
+    for document in DOCUMENTS:
+        text = document.read_text()
+        new = rendered(text)
+        if arguments.write:
+            document.write_text(new)
+        elif new != text:
+            print(f"{document}: not as benchmarks/results, run benchmarks/tables.py --write")
+            stale = True
+    return int(stale)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
