@@ -36,8 +36,8 @@ def l1_bce_dice_loss(logits: Logits, masks: Masks, inside: Insides | None = None
     keeps it there, and Dice stops "all normal" from being a cheap answer to small defects.
     """
     errors = binary_cross_entropy_with_logits(logits.float(), masks.float(), reduction="none")
-    others = l1_loss(logits, masks, inside) + dice_loss(logits, masks, inside)
-    return others + _mean(errors, inside)
+    cross_entropy = _mean(errors, inside)
+    return l1_loss(logits, masks, inside) + cross_entropy + dice_loss(logits, masks, inside)
 
 
 def _mean(errors: Tensor, inside: Insides | None) -> Tensor:

@@ -192,6 +192,11 @@ def test_adapting_remembers_nothing_from_outside(
     adapted = AnoSeg.load_from_checkpoint(output)
     assert len(adapted.remembered) > len(trained.model.remembered)
     assert_inside(adapted)
+    other = tmp_path / "other"
+    other.mkdir()
+    Image.new("RGB", (80, 64)).save(other / "0.png")
+    with pytest.raises(ValueError, match=r"has 128 x 160 pixels, the image .* has 64 x 80"):
+        run("adapt", ["--ckpt_path", str(trained.checkpoint), "--data", str(other)])
 
 
 def resumed(root: Path, out: Path, checkpoint: Path, **arguments: Any) -> AnoSeg:

@@ -15,7 +15,9 @@ from torch.utils.data import DataLoader
 from anomalib_anoseg.training.checkpoint_io import WholeCheckpoints
 from anomalib_anoseg.training.crops import random_crops
 from anomalib_anoseg.training.hold_out import count_of, kept_or_reread, spread
+from anomalib_anoseg.training.region_check import check_region
 from anomalib_anoseg.training.remembering import TrainingImages, number_of
+from anomalib_anoseg.utils.image_header import read_header
 from anomalib_anoseg.utils.seeds import own_seed
 from anomalib_anoseg.utils.shapes import Images, Places
 
@@ -84,10 +86,12 @@ def adapt(model: Any, source: Any) -> Adaptation:
         source: A data set of anomalib with good images.
 
     Raises:
-        ValueError: If there are too few images that the model does not know, or one cannot be read.
+        ValueError: If there are too few images that the model does not know, one cannot be read, or
+            has another size than the mask of the model's region.
     """
     memory, prepare = model.model.memory, model.pre_processor
     paths = [*source.samples.image_path]
+    check_region(model, {Path(path): read_header(Path(path)) for path in paths})
     division = divide(paths, model.remembered, 1 if memory is None else SHARE)
     held_out = kept_or_reread(source, division.held_out, prepare)
     before = _state(model, held_out)
