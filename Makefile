@@ -56,7 +56,7 @@ accuracy: $(INSTALLED)
 # benchmarks/results are kept, so it may be stopped and started again. ROOT as above, only the demo
 # needs none; ROWS and SEEDS choose some, ROWS="demo 'peers/bottle/*'", SET tries other settings.
 results: $(INSTALLED)
-	$(BIN)/python benchmarks/results.py $(if $(ROOT),--root "$(ROOT)") $(if $(ROWS),--rows $(ROWS)) \
+	$(BIN)/python benchmarks/run_rows.py $(if $(ROOT),--root "$(ROOT)") $(if $(ROWS),--rows $(ROWS)) \
 		$(if $(SEEDS),--seeds $(SEEDS)) $(if $(OUT),--out "$(OUT)") $(if $(SET),--set $(SET))
 	$(BIN)/python benchmarks/tables.py --write
 

@@ -23,9 +23,9 @@ from anomalib_anoseg.synthesis.geometry import (
 )
 from anomalib_anoseg.synthesis.laws import Anomalies
 from anomalib_anoseg.synthesis.sampling import AnomalyParameters
-from anomalib_anoseg.synthesis.structure import on_structure
+from anomalib_anoseg.synthesis.structure import on_structure, within
 from anomalib_anoseg.utils.checks import require_images
-from anomalib_anoseg.utils.shapes import Images, Masks
+from anomalib_anoseg.utils.shapes import Images, Insides, Masks
 
 SMOOTHED = 5  # side of the square of pixels over which a change is averaged
 
@@ -94,8 +94,17 @@ class AnomalyGenerator(MixAugmentationBaseV2):
         *input: Tensor,  # noqa: A002  # kornia's name
         params: Params | None = None,
         data_keys: list[str | int | DataKey] | None = None,
+        inside: Insides | None = None,
     ) -> Tensor | list[Tensor]:
-        """Draw parameters if none are given, and apply them to the images first, then the masks."""
+        """Draw parameters if none are given, and apply them to the images first, then the masks.
+
+        Args:
+            input: Images and masks.
+            params: Of an earlier call.
+            data_keys: What is passed.
+            inside: Where anomalies may be, (b or 1, 1, h, w), some in each image; anywhere by
+                default. It goes into the parameters.
+        """
         keys = [DataKey.get(key) for key in data_keys or self.data_keys][: len(input)]
         for key in keys:
             self._validate_data_key(key)
@@ -103,6 +112,8 @@ class AnomalyGenerator(MixAugmentationBaseV2):
             images = input[keys.index(DataKey.INPUT)]
             require_images(images)
             params = self.forward_parameters(images.shape)
+        if inside is not None:
+            params["inside"] = inside
         self._params = params
         outputs = list(input)
         for index in sorted(range(len(keys)), key=lambda index: keys[index] != DataKey.INPUT):
@@ -141,7 +152,8 @@ class AnomalyGenerator(MixAugmentationBaseV2):
         """Return the synthetic images, and add to params what changed."""
         here = {name: value.to(input.device, non_blocking=True) for name, value in params.items()}
         patches, laid = _patches(input, here)
-        pasted, changed = _blend(input, patches, laid, flags["min_difference"])
+        inside = here.get("inside")
+        pasted, changed = _blend(input, patches, laid, flags["min_difference"], inside)
         params["changed"] = changed & (here["batch_prob"] > 0.5)[:, None, None, None]
         return torch.where(params["changed"], pasted, input)
 
@@ -160,8 +172,9 @@ def _patches(images: Images, params: Params) -> tuple[Images, Patches]:
     """Return the colours of the patches in float32, and where they lie."""
     height, width = images.shape[-2:]
     target = params["target"]
-    structured = params["structured"][..., None]
-    target = torch.where(structured, on_structure(images, target), target)
+    structured, inside = params["structured"][..., None], params.get("inside")
+    anywhere = target if inside is None else within(inside, target)
+    target = torch.where(structured, on_structure(images, target, inside), anywhere)
     target = torch.stack([target[..., 0] * width, target[..., 1] * height], -1)
     laid = lay_patches(params, target, height, width)
     position = through_hard_augmentation(laid.position, params, height, width)
@@ -173,12 +186,18 @@ def _patches(images: Images, params: Params) -> tuple[Images, Patches]:
 
 
 def _blend(
-    images: Images, patches: Images, laid: Patches, min_difference: float
+    images: Images,
+    patches: Images,
+    laid: Patches,
+    min_difference: float,
+    inside: Insides | None,
 ) -> tuple[Images, Tensor]:
     """Return the images with patches, and where they change enough; nowhere is no answer."""
     pasted = torch.lerp(images.float(), patches, laid.opacity[:, None]).to(images.dtype)
     difference = (pasted.float() - images.float()).abs_().amax(1, keepdim=True)
     region, changed = laid.owner[:, None] >= 0, difference > 0
+    if inside is not None:
+        region, changed = region & inside, changed & inside
     if min_difference > 0:
         # Over the patches' own pixels only: their neighbours are not pasted.
         excess = torch.where(region, difference - min_difference, 0)

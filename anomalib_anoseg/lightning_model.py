@@ -33,11 +33,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from anomalib_anoseg import loss
 from anomalib_anoseg.anomaly_generator import AnomalyGenerator
 from anomalib_anoseg.evaluation.evaluator import Evaluator
+from anomalib_anoseg.evaluation.inspected import judge_inside
 from anomalib_anoseg.evaluation.visualizer import ImageVisualizer
 from anomalib_anoseg.export.export_mixin import ExportMixin
 from anomalib_anoseg.networks.detector import Detector
 from anomalib_anoseg.networks.discriminator import Discriminator
 from anomalib_anoseg.networks.pretrained import weights_follow
+from anomalib_anoseg.networks.region import Polygons, plain_region
 from anomalib_anoseg.post_processor import PostProcessor
 from anomalib_anoseg.pre_processor import PreProcessor
 from anomalib_anoseg.synthesis.laws import Anomalies, Variation, laws_from
@@ -71,8 +73,9 @@ from anomalib_anoseg.utils.checks import (
     require_within,
 )
 from anomalib_anoseg.utils.seeds import own_seed
-from anomalib_anoseg.utils.shapes import Images, Masks
+from anomalib_anoseg.utils.shapes import Images, Insides, Masks
 
+OURS = "AnoSeg's own PreProcessor, or none"
 CHECK_EVERY = 50  # steps; a GPU does not wait for the losses in between
 COMPONENTS: dict[str, tuple[type, ...]] = {
     "pre_processor": (PreProcessor, AnomalibPreProcessor),
@@ -110,6 +113,10 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         train_crop: Train on random square crops of this side, in pixels, up to four of each image,
             with their place in it, and judge whole images: for defects that are small in large
             images. Give the pre-processor the size at which they can be seen, or "native".
+        region: The part of all images that is inspected: a mask image of their size, 0 outside, or
+            polygons, lists of points (x, y) as shares of width and height, where one within another
+            is a hole. Nothing outside is seen by any network, and its map is 0. Exported with the
+            model.
         learning_rate: Highest rate of AdamW; warmed up, then lowered along a cosine.
         torch_compile: Compile what a training step calls, which takes minutes at its start; the
             synthetic anomalies on a GPU only.
@@ -144,6 +151,7 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         adversarial_weight: float = 0.0,
         image_score: Literal["map", "detector"] = "map",
         train_crop: int | None = None,
+        region: Polygons | str | None = None,
         learning_rate: float = 1e-3,
         torch_compile: bool = False,
         max_epochs: int | None = None,
@@ -156,6 +164,7 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         laws, vary = laws_from(Anomalies, anomalies), variation_from(variation)
         # Rebound before super() saves them: only plain data can be loaded with weights_only.
         anomalies, variation = _plain(laws), _plain(vary.laws)
+        region = plain_region(region)
         require_positive("anomalies.synthetic_share", laws.synthetic_share)
         require_positive("learning_rate", learning_rate)
         require_not_negative("reconstruction_weight", reconstruction_weight)
@@ -226,6 +235,7 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
             "detect": arguments["image_score"] == "detector",
             "memory_backbone": arguments["memory_backbone"] if arguments["pre_trained"] else None,
             "memory_rows": arguments["memory_rows"],
+            "region": arguments["region"],
             "discriminate": adversary,
         }
 
@@ -253,23 +263,17 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         """Keep the data's name, and compile, if asked for.
 
         Raises:
-            ValueError: If a pre-processor that is not ours would resize crops.
+            ValueError: If a pre-processor that is not ours would resize crops, or something cuts
+                the images that a region lies over.
         """
-        theirs = self.pre_processor
-        resizes = getattr(theirs, "transform", None) is not None
-        if self.train_crop is not None and resizes and not isinstance(theirs, PreProcessor):
-            msg = (
-                f"train_crop needs AnoSeg's own PreProcessor, or none: {type(theirs).__name__} "
-                "would resize crops as if they were images"
-            )
-            raise ValueError(msg)
+        data = getattr(self.trainer, "datamodule", None)
+        self._refuse_what_moves_pixels(data)
         if self.train_crop is not None and self.model.sees_far():
             rank_zero_warn(
                 "an encoder looks at all of an image, as squeeze-and-excitation and attention do: "
                 "what it learns on crops holds for whole images only about. Take one of plain "
                 "convolutions"
             )
-        data = getattr(self.trainer, "datamodule", None)
         parts = (getattr(data, "name", None), getattr(data, "category", None))
         self.trained_on = "/".join(part for part in parts if part)
         # Lightning wonders about modules in evaluation mode; the memory's encoder stays in it.
@@ -283,6 +287,25 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
             for module in (self.variation, self.anomaly_generator):
                 module.compile(dynamic=False)  # inductor has no random integers of open shapes
 
+    def _refuse_what_moves_pixels(self, data: Any) -> None:
+        theirs = self.pre_processor
+        if getattr(theirs, "transform", None) is not None and not isinstance(theirs, PreProcessor):
+            name, reason = type(theirs).__name__, ""
+            if self.train_crop is not None:
+                reason = (
+                    f"train_crop needs {OURS}: {name} would resize crops as if they were images"
+                )
+            elif self.model.region is not None:
+                reason = f"region needs {OURS}: {name} may cut the images that it lies over"
+            if reason:
+                raise ValueError(reason)
+        if self.model.region is not None and getattr(data, "external_collate_fn", None) is not None:
+            msg = (
+                "region lies over whole images, and this data module has a collate function of its "
+                "own, as anomalib's tiled ensemble: train one model, on crops of large images"
+            )
+            raise ValueError(msg)
+
     def on_train_start(self) -> None:
         """Remember the good images, in one process for all; a resumed run has a memory."""
         memory, trainer = self.model.memory, self.trainer
@@ -295,7 +318,7 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
             return
         filled: Any = None
         if trainer.is_global_zero:
-            memory.fill(images, len(images))
+            memory.fill(images, len(images), region=self.model.region)
             # From the CPU, or each process would take room on the first one's GPU.
             state = {name: value.cpu() for name, value in memory.state_dict().items()}
             filled = images.paths, state
@@ -322,13 +345,16 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
             check_images(batch.image)
         # Not torchvision's kind of tensor, on which the compiler fails.
         images = self.variation(batch.image.as_subclass(Tensor))
-        images, masks = self.anomaly_generator(images, torch.zeros_like(images[:, :1]))
+        place = batch.place if isinstance(batch, CropBatch) else None
+        inside = None if self.model.region is None else self.model.region(images, place)
+        nothing = torch.zeros_like(images[:, :1])
+        images, masks = self.anomaly_generator(images, nothing, inside=inside)
+        images = self.model.inspected(images, place)  # for all losses
         owners = None
         if self.model.memory is not None:
             owners = numbers_of(batch).to(self.device, non_blocking=True)
-        place = batch.place if isinstance(batch, CropBatch) else None
         output: Segmentation = self.model(images, owners, place)
-        losses = self._segmentation_losses(images, masks, output)
+        losses = self._segmentation_losses(images, masks, output, inside)
         critics = {}
         if self.discriminator is not None:
             critics["discriminator"] = self._critic_loss(self.discriminator, images, masks, output)
@@ -346,14 +372,14 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         return torch.stack([total, *critics.values()]).sum()
 
     def _segmentation_losses(
-        self, images: Images, masks: Masks, output: Segmentation
+        self, images: Images, masks: Masks, output: Segmentation, inside: Insides | None
     ) -> dict[str, Tensor]:
-        losses = {"segmentation": self.segmentation_loss(output.anomaly_logits, masks)}
+        losses = {"segmentation": self.segmentation_loss(output.anomaly_logits, masks, inside)}
         if output.reconstruction is not None and self.reconstruction_weight > 0:
             reconstruction = loss.reconstruction_loss(output.reconstruction, images, masks)
             losses["reconstruction"] = self.reconstruction_weight * reconstruction
         if output.memory_logits is not None:
-            losses["memory"] = self.segmentation_loss(output.memory_logits, masks)
+            losses["memory"] = self.segmentation_loss(output.memory_logits, masks, inside)
         return losses
 
     @staticmethod
@@ -436,6 +462,8 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         Raises:
             ValueError: If a run is resumed with arguments of other networks.
         """
+        if is_resumed(self):
+            self._refuse_another_region(checkpoint["state_dict"])
         if saved := checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY):
             arguments = restored_arguments(self, saved)
             if plain(arguments) != plain(self.hparams):
@@ -453,6 +481,17 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         self.remembered = checkpoint.get("anoseg_remembered", {})
         if any(changed):
             self._set_up_data_again()
+
+    def _refuse_another_region(self, saved: Mapping[str, Tensor]) -> None:
+        """Compare the masks themselves: the file of the same name may have changed."""
+        region, mask = self.model.region, saved.get("model.region.inside")
+        if region is None or mask is None or torch.equal(region.inside.cpu(), mask.cpu()):
+            return
+        msg = (
+            f"cannot resume {self.trainer.ckpt_path} with another region than its own: leave "
+            "--model.region out, or train anew without the checkpoint"
+        )
+        raise ValueError(msg)
 
     def _rebuild(self, arguments: dict[str, Any]) -> None:
         device = next(self.model.parameters()).device
@@ -477,10 +516,17 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         for component in components:
             component.setup(trainer, self, trainer.state.fn.value)
 
-    def validation_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
-        """Add anomaly maps and scores to the batch."""
+    def validation_step(self, batch: Any, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
+        """Add anomaly maps and scores to the batch; what lies outside the region is no defect."""
         del args, kwargs
-        return batch.update(**self.model(batch.image)._asdict())
+        if self.model.region is not None:
+            judge_inside(batch, self.model.region(batch.image))
+        output: STEP_OUTPUT = batch.update(**self.model(batch.image)._asdict())
+        return output
+
+    def test_step(self, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
+        """Do the same."""
+        return self.validation_step(batch, batch_idx, *args, **kwargs)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return AdamW with a warmed-up cosine, for all networks; ours."""

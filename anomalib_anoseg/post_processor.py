@@ -254,7 +254,7 @@ class PostProcessor(AnomalibPostProcessor):
         generator = AnomalyGenerator(replace(module.anomaly_generator.anomalies, synthetic_share=1))
         scores: list[list[Tensor]] = [[], []]
         unseen: list[Tensor] = []
-        remembers = module.model.memory is not None
+        remembers, region = module.model.memory is not None, module.model.region
         best = IoUMax(fields=["anomaly_map", "gt_mask"]).to(module.device)
 
         def look(images: Images, masks: Masks, label: int, place: Places | None = None) -> None:
@@ -280,9 +280,11 @@ class PostProcessor(AnomalibPostProcessor):
                 # an image's score is that of its worst place, however much lies around it.
                 parts, place = batch, None
                 if module.train_crop is not None:
-                    parts, place = random_crops(batch, module.train_crop)
+                    parts, place = random_crops(batch, module.train_crop, region)
+                inside = None if region is None else region(parts, place)
                 for _ in range(math.ceil(SYNTHETIC_IMAGES / len(images))):
-                    synthetic, masks = generator(parts, torch.zeros_like(parts[:, :1]))
+                    nothing = torch.zeros_like(parts[:, :1])
+                    synthetic, masks = generator(parts, nothing, inside=inside)
                     look(synthetic, masks, 1, place)
         good, bad = (torch.cat(label).cpu() for label in scores)
         # From scratch alone scores of synthetic anomalies reach so high that halfway to them misses

@@ -16,6 +16,7 @@ from anomalib_anoseg.networks.decoders import MemoryDecoder, PaperDecoder, SkipD
 from anomalib_anoseg.networks.detector import Detector
 from anomalib_anoseg.networks.encoder import Encoder, crop
 from anomalib_anoseg.networks.memory import Memory
+from anomalib_anoseg.networks.region import Polygons, Region
 from anomalib_anoseg.networks.tiles import in_tiles, too_large
 from anomalib_anoseg.utils.checks import require_images, require_one_of
 from anomalib_anoseg.utils.shapes import Images, Indices, Logits, Masks, Places, Verdicts
@@ -59,6 +60,8 @@ class AnoSegModel(nn.Module):
             map.
         memory_backbone: Name of the timm encoder that remembers good images; None for no memory.
         memory_rows: Most features that are remembered of each of its three feature maps.
+        region: The part of images that is inspected, see :class:`Region`: the rest is hidden from
+            all networks, and the map is 0 there. None for all of it.
 
     Raises:
         ValueError: If an encoder has other feature maps than it needs, or decoder is neither of the
@@ -75,8 +78,10 @@ class AnoSegModel(nn.Module):
         detect: bool = False,
         memory_backbone: str | None = None,
         memory_rows: int = 500,
+        region: str | Polygons | None = None,
     ) -> None:
         super().__init__()
+        self.region = None if region is None else Region(region)
         self.encoder = Encoder(backbone, coordinate_channels)
         self.map_decoder = _build_decoder(decoder, self.encoder, out_channels=1)
         self.image_decoder: nn.Module | None = None
@@ -102,6 +107,7 @@ class AnoSegModel(nn.Module):
             place: Where the images lie, if they are crops of larger ones.
         """
         if self.training:
+            images = self.inspected(images, place)
             features = self.encoder(images, place=place)
             logits = crop(self.map_decoder(features), images)
             reconstruction = memory_logits = None
@@ -123,8 +129,12 @@ class AnoSegModel(nn.Module):
                 witnesses = self.witnesses(images, owners, place)
                 anomaly_map = self._decided(witnesses)
                 # Trained beside the paper's network, whose map it takes.
-                score = self.detector(images, _drawn(witnesses))
+                score = self.detector(self.inspected(images, place), self._drawn(witnesses))
         return InferenceBatch(pred_score=score, anomaly_map=anomaly_map)
+
+    def inspected(self, images: Images, place: Places | None = None) -> Images:
+        """Return the images as all networks see them, with what lies outside the region hidden."""
+        return images if self.region is None else self.region.hide_outside(images, place)
 
     def _map(self, images: Images, owners: Indices | None, place: Places | None) -> Masks:
         """Return the anomaly map, of what is too large for one pass from tiles."""
@@ -141,14 +151,21 @@ class AnoSegModel(nn.Module):
         return self.encoder.sees_far or (self.memory is not None and self.memory.sees_far)
 
     def _decided(self, witnesses: list[Tensor]) -> Masks:
-        return _drawn(witnesses) if self.memory is None else self.decision(*witnesses)
+        return self._drawn(witnesses) if self.memory is None else self.decision(*witnesses)
+
+    def _drawn(self, witnesses: list[Tensor]) -> Masks:
+        logits = witnesses[0].unsqueeze(1)
+        if self.region is None:
+            return logits.sigmoid()
+        return torch.where(logits > -torch.inf, logits.sigmoid(), 0)  # OpenVINO's is 1e-38 there
 
     def witnesses(
         self, images: Images, owners: Indices | None = None, place: Places | None = None
     ) -> list[Tensor]:
         """Return what each of the three says before the decision, or the only one, (b, h, w).
 
-        What is too large for one pass is looked at in tiles.
+        Outside the region that is -inf: no evidence at all. What is too large for one pass is
+        looked at in tiles.
         """
         if not self._needs_tiles(images):
             said = self._look(images, owners, place)
@@ -156,10 +173,15 @@ class AnoSegModel(nn.Module):
             strides = [1] * (1 if self.memory is None else 3)
             said = in_tiles(lambda tile, at: self._look(tile, owners, at), images, strides, place)
         # Planes, not one channel: OpenVINO computes with those ten times as fast.
-        return [crop(one, images).float().squeeze(1) for one in said]
+        planes = [crop(one, images).float().squeeze(1) for one in said]
+        if self.region is None:
+            return planes
+        inside = self.region(images, place).squeeze(1)
+        return [torch.where(inside, plane, -torch.inf) for plane in planes]
 
     def _look(self, images: Images, owners: Indices | None, place: Places | None) -> list[Tensor]:
         """Return the same as maps of the padded images."""
+        images = self.inspected(images, place)
         said = [self.map_decoder(self.encoder(images, place=place))]
         if self.memory is not None:
             recollection = self.memory(images, owners)
@@ -186,10 +208,6 @@ def check_images(images: Images) -> None:
             "Normalize left in the pre-processor or in the augmentations of the data?"
         )
         raise ValueError(msg)
-
-
-def _drawn(witnesses: list[Tensor]) -> Masks:
-    return witnesses[0].unsqueeze(1).sigmoid()
 
 
 def image_score(anomaly_map: Masks) -> Verdicts:

@@ -105,7 +105,7 @@ def test_halfway_is_a_number_whatever_the_scores(good: list[float], bad: list[fl
 class Difference(nn.Module):
     """Stands in for a trained network: how far a pixel is from 0.2, the value of a good one."""
 
-    memory = None
+    memory = region = None
 
     def forward(self, images: Tensor, place: None = None) -> InferenceBatch:
         del place
@@ -139,7 +139,7 @@ def test_fit_separates_good_images_from_synthetic_anomalies() -> None:
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
 def test_a_map_that_tells_nothing_gives_numbers(value: float) -> None:
     class Blind(nn.Module):
-        memory = None
+        memory = region = None
 
         def forward(self, images: Tensor, place: None = None) -> InferenceBatch:
             del place

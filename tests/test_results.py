@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import record
-import results
+import run_rows
 import tables
 from anomalib.data import MVTecAD
 from lightning.pytorch.trainer.states import TrainerFn
@@ -52,8 +52,8 @@ def test_rows_are_told_apart() -> None:
     for row in ROWS:
         assert (record.PROJECT / f"configs/{row.config}.yaml").is_file()
     with pytest.raises(SystemExit, match="no row is called 'bottles'"):
-        results.chosen(["demo", "bottles"])
-    assert [row.key for row in results.chosen(["bottle", "cpu/*"])] == [
+        run_rows.chosen(["demo", "bottles"])
+    assert [row.key for row in run_rows.chosen(["bottle", "cpu/*"])] == [
         "bottle", "cpu/demo", "cpu/bottle",
     ]  # fmt: skip
 
@@ -115,7 +115,7 @@ class Machine:
         self.fails = self.interrupted = -1
         monkeypatch.setattr(results, "commit", lambda: self.commit)
         monkeypatch.setattr(results.subprocess, "run", self.run)
-        argv = ["results.py", "--rows", "demo", "--out", str(out), "--runs", str(out / "runs")]
+        argv = ["run_rows.py", "--rows", "demo", "--out", str(out), "--runs", str(out / "runs")]
         monkeypatch.setattr(sys, "argv", argv)
 
     def run(self, command: list[str], **_: Any) -> Any:
@@ -131,7 +131,7 @@ class Machine:
 
     def results(self) -> tuple[int, list[int]]:
         self.seen = []
-        return results.main(), self.seen
+        return run_rows.main(), self.seen
 
 
 def test_runs_are_kept_until_the_code_changes(
@@ -182,12 +182,12 @@ def test_a_peer_is_run_and_kept(
     demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On five images of the demo, timed; its file is what a table is made of."""
-    (row,) = results.chosen(["peers/demo/Patchcore"])
+    (row,) = run_rows.chosen(["peers/demo/Patchcore"])
     row = row._replace(images=5)
     monkeypatch.setattr(results, "chosen", lambda _: [row])
     places = ["--root", demo_root, "--out", tmp_path / "out", "--runs", tmp_path / "runs"]
-    monkeypatch.setattr(sys, "argv", ["results.py", *map(str, places)])
-    assert results.main() == 0, (tmp_path / "runs" / row.file(7)).with_suffix(".log").read_text()
+    monkeypatch.setattr(sys, "argv", ["run_rows.py", *map(str, places)])
+    assert run_rows.main() == 0, (tmp_path / "runs" / row.file(7)).with_suffix(".log").read_text()
     (result,) = tables.read(row, tmp_path / "out")
     assert (result["training_images"], result["batch"], result["seed"]) == (5, 32, 7)
     assert result["metrics"]["pixel_AUROC"] > 0.8  # measured: trained, and tested by its maps

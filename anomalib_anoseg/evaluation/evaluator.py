@@ -8,6 +8,7 @@ from anomalib.metrics import Evaluator as AnomalibEvaluator
 from lightning.pytorch import LightningModule, Trainer
 from torch.nn import ModuleList
 
+from anomalib_anoseg.evaluation.inspected import update
 from anomalib_anoseg.evaluation.metrics import AUPR, AUPRO, AUROC, F1Score, IoU, IoUMax
 
 
@@ -29,6 +30,20 @@ class Evaluator(AnomalibEvaluator):
         test_metrics = default_metrics() if test_metrics is None else test_metrics
         super().__init__(val_metrics, test_metrics, compute_on_cpu)
 
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        """Update the metrics with what is inspected."""
+        del trainer, outputs
+        update(self.val_metrics, batch, _inside(pl_module, batch))
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        """Update the metrics with what is inspected."""
+        del trainer, outputs
+        update(self.test_metrics, batch, _inside(pl_module, batch))
+
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the metrics, and warn about those that this test set does not define."""
         metrics: Any = self.test_metrics
@@ -43,6 +58,11 @@ class Evaluator(AnomalibEvaluator):
             names = ", ".join(metric.name for metric in left_out)
             msg = f"the test set lacks masks, or good or defective images: left out {names}"
             warnings.warn(msg, stacklevel=1)
+
+
+def _inside(module: Any, batch: Any) -> Any:
+    region = getattr(getattr(module, "model", None), "region", None)
+    return None if region is None else region(batch.image)
 
 
 def default_metrics() -> list[AnomalibMetric]:

@@ -26,6 +26,7 @@ from torchmetrics.classification import (
 _LOG_ODDS = torch.linspace(-87, 17, 104 * 512 + 1, dtype=torch.float64)
 # The first threshold is passed by every pixel, the last by none: curves start and end as they must.
 THRESHOLDS = torch.tensor([0.0, *_LOG_ODDS.sigmoid().float().tolist(), 2.0])
+OUTSIDE = -1.0  # in the place of a value: a pixel that is not inspected, which no figure counts
 AT_ONCE = 2**22  # pixels that are counted at once: counting takes five times their memory
 
 
@@ -70,10 +71,11 @@ class _BothClasses(Metric):
         return super().compute()  # type: ignore[safe-super]
 
 
-class _Binned(_BothClasses):
+class Binned(_BothClasses):
     """Fills torchmetrics' counts per threshold, (t, 2, 2), from a histogram.
 
     torchmetrics compares every pixel with every threshold, which takes a thousand times as long.
+    A value below 0, as ``OUTSIDE``, reaches no threshold and is not counted.
     """
 
     confmat: Tensor
@@ -83,14 +85,16 @@ class _Binned(_BothClasses):
         super().__init__(thresholds=THRESHOLDS, **arguments)
 
     def update(self, preds: Tensor, target: Tensor) -> None:
+        """Count pixels."""
         bins = len(self.thresholds) + 1
         histogram = self.seen.new_zeros(2 * bins)
         for some, truth in _parts(_checked(preds, target), target):
             histogram += (truth.long() * bins + self._passed(some)).bincount(minlength=2 * bins)
         counts = histogram.view(2, bins)
-        self.seen += counts.sum(1)
+        counted = counts[:, 1:].sum(1)
+        self.seen += counted
         accepted = _at_least(counts)
-        rejected = counts.sum(1, keepdim=True) - accepted
+        rejected = counted[:, None] - accepted
         self.confmat += torch.stack([rejected, accepted], dim=-1).movedim(1, 0)
 
     def _passed(self, preds: Tensor) -> Tensor:
@@ -103,11 +107,11 @@ def _at_least(histogram: Tensor) -> Tensor:
     return histogram.flip(-1).cumsum(-1).flip(-1)[..., 1:]
 
 
-class _AUROC(_Binned, BinaryAUROC):
+class _AUROC(Binned, BinaryAUROC):
     pass
 
 
-class _AUPR(_Binned, BinaryAveragePrecision):
+class _AUPR(Binned, BinaryAveragePrecision):
     def curve(self) -> tuple[Tensor, Tensor]:
         """Return recall and precision, from the highest threshold to the lowest."""
         accepted, correct = (self.confmat[:, k, 1].double().flip(0) for k in (0, 1))
@@ -116,7 +120,7 @@ class _AUPR(_Binned, BinaryAveragePrecision):
         return correct / self.seen[1], precision
 
 
-class _IoUMax(_Binned, BinaryPrecisionRecallCurve):
+class _IoUMax(Binned, BinaryPrecisionRecallCurve):
     def compute(self) -> Any:
         return self._curve().max() if self.seen.all() else None
 
@@ -133,7 +137,7 @@ class _IoUMax(_Binned, BinaryPrecisionRecallCurve):
         return true_positive / union
 
 
-class _AUPRO(_Binned, BinaryPrecisionRecallCurve):
+class _AUPRO(Binned, BinaryPrecisionRecallCurve):
     overlap: Tensor
     regions: Tensor
 

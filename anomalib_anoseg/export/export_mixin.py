@@ -38,6 +38,7 @@ class ExportMixin(AnomalibExportMixin):
         trained_on: Name of the data module and its category, empty if unknown.
     """
 
+    model: Any
     trained_on: str
     pre_processor: Any
     post_processor: Any
@@ -85,7 +86,8 @@ class ExportMixin(AnomalibExportMixin):
     def _tile_to_onnx(self, export_root: Path, name: str, side: int) -> Path:
         model: Any = TileModel(self, side).eval()
         device = next(model.parameters()).device
-        example = torch.zeros(1, 3, side, side, device=device), torch.zeros(1, 4, device=device)
+        place = torch.tensor([[0.0, 0.0, side, side]], device=device)
+        example = torch.zeros(1, 3, side, side, device=device), place
         answer = model(*example)._asdict()
         with complete_files(export_root) as part:
             folder = part / "weights" / "onnx"
@@ -111,7 +113,8 @@ class ExportMixin(AnomalibExportMixin):
         those of the good images that set the thresholds, in order and in the units of the exported
         score; ``false_alarm_rate`` is the share of good images that will be called defective,
         ``false_alarm_interval`` the ends of its 90 % interval, and ``false_alarm_rate_asked`` what
-        the threshold was set for, if for a rate; ``smallest_defect`` is what infer leaves out. The
+        the threshold was set for, if for a rate; ``smallest_defect`` is what infer leaves out, and
+        ``inspected_share`` how much of each image is looked at, if not all of it. The
         ``metadata_props`` of an ONNX file say the same, as "anoseg.image_threshold" and so on.
         """
         with complete_files(Path(export_root)) as part:
@@ -127,6 +130,8 @@ class ExportMixin(AnomalibExportMixin):
         metadata = {"model": "AnoSeg", "version": __version__, "data": self.trained_on}
         if size := self._network_size():
             metadata["input_size"] = " ".join(map(str, size))
+        if self.model.region is not None:
+            metadata["inspected_share"] = f"{self.model.region.share:.6g}"
         for name in THRESHOLDS:
             if hasattr(self.post_processor, name):
                 metadata[name] = f"{float(getattr(self.post_processor, name)):.8g}"

@@ -114,6 +114,7 @@ def calibration_samples(
     is_fixed = height.is_static and width.is_static
     takes_tiles = len(model.inputs) > 1
     side = height.get_length() if takes_tiles else module.train_crop or LARGEST
+    region = module.model.region
     generator = AnomalyGenerator(module.anomaly_generator.anomalies)  # one that draws on the CPU
     wanted = min(SYNTHETIC_IMAGES, max(FEWEST, PIXELS // side**2))
     repeats = math.ceil(wanted / len(held_out.images))
@@ -121,12 +122,14 @@ def calibration_samples(
     for image in held_out.images:
         with own_seed(len(samples)):
             seen, place = (
-                cut_randomly([image.cpu()], side, side)
+                cut_randomly([image.cpu()], side, side, None, region)
                 if takes_tiles
-                else random_crops(image.cpu(), side)
+                else random_crops(image.cpu(), side, region)
             )
             several = seen.expand(1 + repeats, -1, -1, -1)
-            images, masks = generator(several, torch.zeros_like(several[:, :1]))
+            inside = None if region is None else region(seen, place)
+            nothing = torch.zeros_like(several[:, :1])
+            images, masks = generator(several, nothing, inside=inside)
         if is_fixed and not takes_tiles:
             images = interpolate(images, (height.get_length(), width.get_length()))
         samples += [

@@ -30,8 +30,8 @@ class ExportedModel:
         ValueError: If it cannot be read, or is no anomaly model with a map.
 
     Attributes:
-        about: Model, version and data, as far as the file says them, and its digest: another
-            training may have written the same path.
+        about: Model, version and data, as far as the file says them, how much of each image is
+            inspected, and its digest: another training may have written the same path.
         thresholds: Where it cuts, and the smallest defect that counts.
         good_scores: Of the good images that set the thresholds, in order; empty if it says none.
     """
@@ -41,7 +41,8 @@ class ExportedModel:
         model = _read(path)
         self.takes_tiles = len(model.inputs) > 1
         names = ("model", "version", "data")
-        self.about = {name: str(_said(model, name, "")) for name in names}
+        self.about: dict[str, Any] = {name: str(_said(model, name, "")) for name in names}
+        self.about["inspected_share"] = float(_said(model, "inspected_share", 1))
         self.about["digest"] = _digest(path)
         self.thresholds = Thresholds(
             float(_said(model, "normalized_image_threshold", _cut(model, "pred_label"))),

@@ -49,7 +49,10 @@ class Decision(nn.Module):
         self.register_buffer("std", torch.tensor([0.6, 0.6, 1.0]))
 
     def forward(self, *witnesses: Tensor) -> Masks:
-        """Return the anomaly map, (b, 1, h, w) in [0, 1), from what each says, (b, h, w)."""
+        """Return the anomaly map, (b, 1, h, w) in [0, 1), from what each says, (b, h, w).
+
+        It is 0 where they say -inf: such pixels are not inspected, and not measured either.
+        """
         return self._decide(witnesses, self.mean, self.std)
 
     def _decide(self, witnesses: Sequence[Tensor], means: Tensor, stds: Tensor) -> Masks:
@@ -95,11 +98,12 @@ class Decision(nn.Module):
 
 def _sums(said: Sequence[Tensor]) -> Tensor:
     """Return pixels, sum and sum of squares of each image and witness, (b, 3, 3)."""
-    planes = [one.float() for one in said]
-    sums = [
-        torch.stack([kind.sum((1, 2), dtype=torch.float64).cpu() for kind in kinds], 1)
-        for kinds in ((torch.ones_like(one), one, one.square()) for one in planes)
-    ]
+    sums = []
+    for one in said:
+        inside = one > -torch.inf
+        values = torch.where(inside, one.float(), 0)
+        kinds = inside, values, values.square()
+        sums.append(torch.stack([k.sum((1, 2), dtype=torch.float64).cpu() for k in kinds], 1))
     return torch.stack(sums, 1)
 
 

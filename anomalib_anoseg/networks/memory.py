@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from anomalib_anoseg.networks.encoder import pad
 from anomalib_anoseg.networks.pretrained import build_backbone, load_pretrained, normalisation
 from anomalib_anoseg.networks.reach import sees_far
+from anomalib_anoseg.networks.region import Region
 from anomalib_anoseg.networks.tiles import in_tiles, too_large
 from anomalib_anoseg.utils.shapes import Images, Indices, Logits
 from anomalib_anoseg.utils.tiles import MARGIN, MULTIPLE
@@ -240,7 +241,13 @@ class Memory(nn.Module):
         return Recollection(features, differences, distance)
 
     @torch.no_grad()
-    def fill(self, batches: Iterable[tuple[Images, Indices]], count: int, before: int = 0) -> None:
+    def fill(
+        self,
+        batches: Iterable[tuple[Images, Indices]],
+        count: int,
+        before: int = 0,
+        region: Region | None = None,
+    ) -> None:
         """Remember good images, instead of what was remembered before, or beside it.
 
         From each image as many places are drawn, and the rows are chosen among them. No more than
@@ -254,6 +261,7 @@ class Memory(nn.Module):
                 one image, of which no rows are compared with each other.
             count: How many images there are in all batches.
             before: How many images were remembered before, whose rows may stay; 0 forgets them.
+            region: What is inspected, all by default; nothing else is remembered.
 
         Raises:
             ValueError: If a feature is not finite.
@@ -261,16 +269,20 @@ class Memory(nn.Module):
         generator = torch.Generator().manual_seed(0)
         quota = max(1, CANDIDATES // max(count, 1))
         candidates = [_Candidates(level.rows.shape[1], quota * count) for level in self._levels()]
-        for images, numbers in batches:
+        for whole, numbers in batches:
+            images = whole if region is None else region.hide_outside(whole)
             features = self._features(pad(images.to(self.mean)))
-            for index, found in zip(self.indices, candidates, strict=True):
+            for index, stride, found in zip(self.indices, STRIDES, candidates, strict=True):
                 seen = _pooled(features[index]).float()
                 flat, width = seen.flatten(2).mT.cpu(), seen.shape[-1]
                 if not flat.isfinite().all():
                     msg = "the encoder sees values that are not finite in a good image"
                     raise ValueError(msg)
+                cells = torch.arange(flat.shape[1])
+                if region is not None:
+                    cells = cells[region.cells(whole, stride).cpu()]
                 for one, number in zip(flat, numbers.cpu(), strict=True):
-                    chosen = torch.randperm(len(one), generator=generator)[:quota]
+                    chosen = cells[torch.randperm(len(cells), generator=generator)[:quota]]
                     place = torch.stack([chosen // width, chosen % width], dim=1)
                     found.add(one[chosen], number, place)
         for level, found in zip(self._levels(), candidates, strict=True):

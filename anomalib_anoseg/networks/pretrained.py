@@ -31,6 +31,11 @@ def weights_follow() -> Iterator[None]:
         _wanted.reset(token)
 
 
+def weights_are_wanted() -> bool:
+    """Tell whether nothing follows, so that what a model starts with is read from files."""
+    return _wanted.get()
+
+
 def build_backbone(
     name: str, in_channels: int = 3, coarsest: int | None = None, argument: str = "backbone"
 ) -> Any:

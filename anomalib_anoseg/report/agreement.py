@@ -13,6 +13,7 @@ from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from anomalib_anoseg.data.cases import Case
 from anomalib_anoseg.evaluation.evaluator import default_metrics
+from anomalib_anoseg.evaluation.inspected import truth_inside, update
 from anomalib_anoseg.inference.frames import Frame, reason
 from anomalib_anoseg.inference.parallel import in_order
 from anomalib_anoseg.inference.segmenter import Prediction, Segmenter
@@ -99,6 +100,7 @@ class Agreement:
     Args:
         thresholds: Of the checkpoint and of the export.
         has_masks: Whether any defect has a mask; an image without defects then has an empty one.
+        region: What is inspected, all if None: defects outside are none.
 
     Attributes:
         images: How many pairs came.
@@ -107,12 +109,15 @@ class Agreement:
         wrong: Misses and false alarms of each side.
     """
 
-    def __init__(self, thresholds: tuple[Thresholds, Thresholds], has_masks: bool) -> None:
+    def __init__(
+        self, thresholds: tuple[Thresholds, Thresholds], has_masks: bool, region: Any = None
+    ) -> None:
         self.images = 0
         self.flipped: list[str] = []
         self.scores: dict[bool, list[float]] = {False: [], True: []}
         self.wrong = {side: {"misses": 0, "false_alarms": 0} for side in SIDES}
         self._thresholds, self._has_masks = thresholds, has_masks
+        self._region = region
         self._metrics: Any = [default_metrics() for _ in SIDES]
         self._maps = _Apart()
         self._scores = _Apart()
@@ -140,15 +145,20 @@ class Agreement:
         defective = pair.case.defective
         if defective is None:
             return
+        size = first.anomaly_map.shape
+        truth, inside = self._mask(pair.case, size), None
+        if self._region is not None:
+            inside = self._region.at(*size)
+        if truth is not None and inside is not None:
+            label, truth = truth_inside(torch.tensor([defective]), truth, inside)
+            defective = bool(label)
         self.scores[defective].append(second.score)
-        truth = self._mask(pair.case, first.anomaly_map.shape)
         rows = zip(SIDES, self._metrics, sides, labels, masks, strict=True)
         for side, metrics, prediction, label, mask in rows:
             self.wrong[side]["misses"] += defective and not label
             self.wrong[side]["false_alarms"] += label and not defective
             batch = _batch(prediction, label, mask, defective, truth)
-            for metric in metrics:
-                metric.update(batch)
+            update(metrics, batch, inside)
 
     @property
     def differences(self) -> dict[str, Difference]:

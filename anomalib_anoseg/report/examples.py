@@ -11,12 +11,20 @@ from anomalib.models.components import AnomalibModule
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from anomalib_anoseg.evaluation.inspected import judge_inside, update
 from anomalib_anoseg.inference.frames import reason
 from anomalib_anoseg.inference.parallel import in_order
 from anomalib_anoseg.inference.thresholds import Thresholds
 from anomalib_anoseg.lightning_model import AnoSeg
 from anomalib_anoseg.report.nearest import Comparison, compare
-from anomalib_anoseg.report.thumbnails import levels, photograph, printable, short_name, small
+from anomalib_anoseg.report.thumbnails import (
+    levels,
+    outlined,
+    photograph,
+    printable,
+    short_name,
+    small,
+)
 
 
 class Example(NamedTuple):
@@ -115,15 +123,15 @@ def answers(
             name = short_name(dataset.samples.iloc[index].image_path)
             yield Failure(name, printable(reason(error)))
             continue
-        for metric in metrics:
-            metric.update(seen)
+        region = model.model.region
+        update(metrics, seen, None if region is None else region(seen.anomaly_map))
+        if region is not None:
+            seen.image = outlined(batch.image, region(batch.image))
         for example in make_examples(seen, mask, threshold):
             yield example._replace(comparison=comparison)
 
 
-def _judged(
-    model: AnomalibModule, batch: Any, device: torch.device
-) -> tuple[ImageBatch, Tensor | None]:
+def _judged(model: AnoSeg, batch: Any, device: torch.device) -> tuple[ImageBatch, Tensor | None]:
     """Return a batch of one with its predictions, and its mask (1, 1, h, w) at the map's size."""
     with torch.inference_mode():
         answer = model(batch.image.to(device))
@@ -142,7 +150,10 @@ def _judged(
         pred_score=answer.pred_score.float().cpu().flatten(),
         pred_label=answer.pred_label.cpu().flatten(),
     )
-    return seen, mask
+    if model.model.region is not None:
+        judge_inside(seen, model.model.region(anomaly_map).cpu())
+    kept: Any = seen.gt_mask
+    return seen, None if mask is None else kept[:, None]
 
 
 def make_examples(batch: Any, masks: Tensor | None, threshold: float) -> Iterator[Example]:

@@ -76,7 +76,7 @@ def compare(model: AnoSeg, image: Images, anomaly_map: Tensor) -> Comparison | N
     prepared = _as_the_network_sees(model, image)
     height, width = prepared.shape[-2:]
     row, column = highest(anomaly_map)
-    match = memory.look_up(prepared, row, column)
+    match = memory.look_up(model.model.inspected(prepared), row, column)
     path = model.remembered[match.owner]
     good, problem = _read_good(path, match.owner)
     if good is not None:

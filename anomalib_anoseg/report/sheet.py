@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -12,13 +13,17 @@ from torchvision.utils import make_grid, save_image
 from anomalib_anoseg.anomaly_generator import AnomalyGenerator
 from anomalib_anoseg.inference.files import images_below
 from anomalib_anoseg.inference.frames import reason
+from anomalib_anoseg.networks.region import Polygons, Region, plain_region
 from anomalib_anoseg.pre_processor import MatrixResize
+from anomalib_anoseg.report.thumbnails import outlined
 from anomalib_anoseg.synthesis.laws import Anomalies
 from anomalib_anoseg.training.crops import cut_randomly
+from anomalib_anoseg.training.region_check import fit_mask
 from anomalib_anoseg.utils.checks import require_positive
 from anomalib_anoseg.utils.files import complete_file
 from anomalib_anoseg.utils.images import read_image
 from anomalib_anoseg.utils.seeds import own_seed
+from anomalib_anoseg.utils.shapes import Images, Places
 
 EPILOG = """Laws of the anomalies are given one by one, such as --anomalies.patches [1,3].
 
@@ -33,6 +38,7 @@ def sheet(
     columns: int = 3,
     size: int = 256,
     train_crop: int | None = None,
+    region: Polygons | str | None = None,
     seed: int = 0,
     anomalies: Anomalies = Anomalies(synthetic_share=1.0),  # noqa: B008  # frozen
 ) -> int:
@@ -46,6 +52,8 @@ def sheet(
         size: Side of a picture in pixels, what the network would see.
         train_crop: Show random crops of this side of the images at their own size instead, what a
             model with the same train_crop is trained on.
+        region: The part of the images that is inspected, outlined in yellow, as for the model: a
+            mask image of their size, or polygons. Anomalies are drawn inside alone.
         seed: Seed of the draws.
         anomalies: The laws of the synthetic anomalies.
 
@@ -53,8 +61,9 @@ def sheet(
         The exit status: 0, or 1 if an image could not be read.
 
     Raises:
-        FileNotFoundError: If the folder holds no images.
-        ValueError: If none of those that were chosen can be read, or a number is not positive.
+        FileNotFoundError: If the folder holds no images, or the mask is missing.
+        ValueError: If none of those that were chosen can be read, a number is not positive, or the
+            region cannot be that of the images.
     """
     for name, value in {"rows": rows, "columns": columns, "size": size}.items():
         require_positive(name, value)
@@ -63,14 +72,20 @@ def sheet(
     paths = [path for path in images_below(folder) if path.resolve() != output.resolve()]
     count = min(len(paths), rows * columns)
     chosen = [paths[i * len(paths) // count] for i in range(count)]
+    given = plain_region(region)
+    inspected = None if given is None else Region(given)
     with own_seed(seed):
-        read = [_read(path, size, train_crop) for path in chosen]
-        images = [image for image in read if image is not None]
+        read = [_read(path, size, train_crop, given, inspected) for path in chosen]
+        images = [one for one in read if one is not None]
         if not images:
             msg = f"{folder}: no image could be read"
             raise ValueError(msg)
-        good = torch.cat(images)
-        synthetic, masks = AnomalyGenerator(anomalies)(good, torch.zeros_like(good[:, :1]))
+        good, place = (torch.cat(parts) for parts in zip(*images, strict=True))
+        inside = None if inspected is None else inspected(good, place)
+        nothing = torch.zeros_like(good[:, :1])
+        synthetic, masks = AnomalyGenerator(anomalies)(good, nothing, inside=inside)
+    if inside is not None:
+        good, synthetic = outlined(good, inside), outlined(synthetic, inside)
     triples = torch.stack([good, synthetic, masks.expand_as(good)], dim=1).flatten(0, 1)
     output.parent.mkdir(parents=True, exist_ok=True)
     with complete_file(output) as part:
@@ -87,14 +102,21 @@ def _format(output: Path) -> str:
     return known[output.suffix.lower()]
 
 
-def _read(path: Path, size: int, crop: int | None) -> Tensor | None:
-    """Return what the network would see of an image, (1, 3, side, side); None if unreadable."""
+def _read(
+    path: Path, size: int, crop: int | None, given: Any, region: Region | None
+) -> tuple[Images, Places] | None:
+    """Return what the network would see of an image, (1, 3, side, side), and where it lies.
+
+    None if the file cannot be read.
+    """
     try:
         image = to_dtype(to_image(read_image(path)), torch.float32, scale=True)[None]
-        if crop is not None:
-            return cut_randomly([image], crop, crop)[0]
-        resized: Tensor = MatrixResize((size, size))(image)
     except Exception as error:  # noqa: BLE001 - one image never ends a run
         print(f"{path}: {reason(error).removeprefix(f'cannot read {path}: ')}", file=sys.stderr)  # noqa: T201
         return None
-    return resized.as_subclass(Tensor)
+    if region is not None and isinstance(given, str):
+        fit_mask(given, region.inside.shape, {tuple(image.shape[-2:]): path})
+    if crop is not None:
+        return cut_randomly([image], crop, crop, None, region)
+    resized: Tensor = MatrixResize((size, size))(image)
+    return resized.as_subclass(Tensor), torch.tensor([[0.0, 0.0, size, size]])

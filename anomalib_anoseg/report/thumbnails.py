@@ -4,11 +4,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, max_pool2d
 from torchvision.transforms.v2.functional import to_pil_image
 
 from anomalib_anoseg.report.data_uri import QUALITY, SIDE, data_uri
-from anomalib_anoseg.utils.shapes import Images
+from anomalib_anoseg.utils.shapes import Images, Insides
+
+OUTLINE = (1.0, 0.85, 0.0)  # yellow; maps and masks are drawn in other colours
 
 
 def short_name(path: str) -> str:
@@ -29,6 +31,14 @@ def small(images: Images, side: int = SIDE) -> Tensor:
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
         images = interpolate(images, size, mode="area")
     return images[0]
+
+
+def outlined(images: Images, inside: Insides) -> Images:
+    """Return images, (b, 3, h, w), with the outline of what is inspected of them, just outside."""
+    width = max(1, round(max(images.shape[-2:]) / SIDE))  # a pixel of a page's picture
+    grown = max_pool2d(inside.float(), 2 * width + 1, stride=1, padding=width) > 0
+    yellow = images.new_tensor(OUTLINE)[:, None, None]
+    return torch.where(grown & ~inside, yellow, images)
 
 
 def photograph(image: Tensor) -> str:

@@ -71,7 +71,8 @@ def validate(
     segmenter = Segmenter(model, device, precision)
     checkpoint = AnoSeg.load_from_checkpoint(ckpt_path, map_location="cpu").eval()
     thresholds = thresholds_of(checkpoint), segmenter.model.thresholds
-    agreement = Agreement(thresholds, any(case.mask for case in cases))
+    has_masks = any(case.mask for case in cases)
+    agreement = Agreement(thresholds, has_masks, checkpoint.model.region)
     failures: dict[str, str] = {}
 
     def failed(name: str, reason: str) -> None:

@@ -15,7 +15,9 @@ from torch.utils.data import DataLoader
 from anomalib_anoseg.training.checkpoint_io import WholeCheckpoints
 from anomalib_anoseg.training.crops import random_crops
 from anomalib_anoseg.training.hold_out import count_of, kept_or_reread, spread
+from anomalib_anoseg.training.region_check import check_region
 from anomalib_anoseg.training.remembering import TrainingImages, number_of
+from anomalib_anoseg.utils.image_header import read_header
 from anomalib_anoseg.utils.seeds import own_seed
 from anomalib_anoseg.utils.shapes import Images, Places
 
@@ -84,10 +86,12 @@ def adapt(model: Any, source: Any) -> Adaptation:
         source: A data set of anomalib with good images.
 
     Raises:
-        ValueError: If there are too few images that the model does not know, or one cannot be read.
+        ValueError: If there are too few images that the model does not know, one cannot be read, or
+            has another size than the mask of the model's region.
     """
     memory, prepare = model.model.memory, model.pre_processor
     paths = [*source.samples.image_path]
+    check_region(model, {Path(path): read_header(Path(path)) for path in paths})
     division = divide(paths, model.remembered, 1 if memory is None else SHARE)
     held_out = kept_or_reread(source, division.held_out, prepare)
     before = _state(model, held_out)
@@ -95,7 +99,7 @@ def adapt(model: Any, source: Any) -> Adaptation:
     if memory is not None:
         chosen = source.subsample(division.remembered)
         images = TrainingImages(DataLoader(chosen, collate_fn=chosen.collate_fn), prepare)
-        memory.fill(images, len(images), len(model.remembered))
+        memory.fill(images, len(images), len(model.remembered), model.model.region)
         model.remembered |= images.paths
         numbers = torch.tensor([*images.paths])
         new_rows = sum(int(torch.isin(level.owner, numbers).sum()) for level in memory.levels)
@@ -162,14 +166,17 @@ def _called_defective(model: Any, images: Sequence[Images]) -> tuple[int, int, i
     The anomalies are always the same. The laws leave a share of the images good.
     """
     alarms = found = count = 0
+    region = model.model.region
     with own_seed(0), torch.no_grad():
         for image in images:
             alarms += _is_called_defective(model, image)
             for _ in range(math.ceil(SYNTHETIC_IMAGES / len(images))):
                 part, place = image, None
                 if model.train_crop is not None:
-                    part, place = random_crops(image, model.train_crop)
-                changed, mask = model.anomaly_generator(part, torch.zeros_like(part[:, :1]))
+                    part, place = random_crops(image, model.train_crop, region)
+                inside = None if region is None else region(part, place)
+                nothing = torch.zeros_like(part[:, :1])
+                changed, mask = model.anomaly_generator(part, nothing, inside=inside)
                 if mask.any():
                     count += 1
                     found += _is_called_defective(model, changed, place)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +46,7 @@ class RandomCrops:
         side: Of the crops, in pixels.
         collate: What makes a batch of whole images; None for torch's own.
         prepare: Applied to whole images: the pre-processor's transform.
+        region: The model's, or None; each crop shows some of it.
     """
 
     def __init__(
@@ -52,9 +54,11 @@ class RandomCrops:
         side: int,
         collate: Callable[[list[Any]], Any] | None,
         prepare: Callable[[Images], Images] | None = None,
+        region: Any = None,
     ) -> None:
         self.side, self.collate = side, collate or default_collate
         self._prepare = prepare
+        self._region = deepcopy(region).cpu() if region is not None else None  # for workers
         # Of its own: the loader draws ahead of the steps, which a resumed run would not repeat.
         self.draws = torch.Generator()
         self._said = False
@@ -77,7 +81,7 @@ class RandomCrops:
         ]
         # Workers would all draw the same, and have been seeded for this epoch.
         draws = self.draws if get_worker_info() is None else None
-        crops, place = cut_randomly(singles, height, width, draws)
+        crops, place = cut_randomly(singles, height, width, draws, self._region)
         paths = [
             path
             for one, count in zip(whole, counts, strict=True)
@@ -144,8 +148,9 @@ class TrainOnCrops(Callback):
         for loader in whole:
             self._whole.append((loader, loader.collate_fn))
             prepare = getattr(module.pre_processor, "transform", None)
-            crops = RandomCrops(module.train_crop, loader.collate_fn, prepare)
-            loader.collate_fn = crops
+            loader.collate_fn = RandomCrops(
+                module.train_crop, loader.collate_fn, prepare, module.model.region
+            )
         for loader, _ in self._whole:
             seed = torch.initial_seed() if module.seed is None else module.seed
             place = mixed(seed, trainer.current_epoch, trainer.global_rank)
@@ -170,27 +175,50 @@ def loaders_of(loader: Any) -> Iterator[DataLoader[Any]]:
         yield loader
 
 
-def random_crops(images: Images, side: int) -> tuple[Images, Places]:
+def random_crops(images: Images, side: int, region: Any = None) -> tuple[Images, Places]:
     """Return a random square of each image, no larger than the image, and where they lie."""
     height, width = (min(side, length) for length in images.shape[-2:])
-    crops, place = cut_randomly(torch.split(images, 1), height, width)
+    crops, place = cut_randomly(torch.split(images, 1), height, width, None, region)
     return crops, place.to(images.device)
 
 
 def cut_randomly(
-    images: Iterable[Images], height: int, width: int, draws: torch.Generator | None = None
+    images: Iterable[Images],
+    height: int,
+    width: int,
+    draws: torch.Generator | None = None,
+    region: Any = None,
 ) -> tuple[Images, Places]:
-    """Return a random part of each image, continued where the image is smaller, and its place."""
-    crops, places = zip(*(_cut(image, height, width, draws) for image in images), strict=True)
+    """Return a random part of each image, continued where the image is smaller, and its place.
+
+    With a region each part shows some of it.
+    """
+    parts = (_cut(image, height, width, draws, region) for image in images)
+    crops, places = zip(*parts, strict=True)
     return torch.cat(crops), torch.tensor(places, dtype=torch.float32)
 
 
 def _cut(
-    image: Images, height: int, width: int, draws: torch.Generator | None
+    image: Images, height: int, width: int, draws: torch.Generator | None, region: Any
 ) -> tuple[Images, tuple[int, int, int, int]]:
     rows, columns = image.shape[-2:]
-    top = int(torch.randint(max(rows - height, 0) + 1, (), generator=draws))
-    left = int(torch.randint(max(columns - width, 0) + 1, (), generator=draws))
+    row, column = _pixel(region.at(rows, columns)[0, 0], draws) if region else (None, None)
+    top, left = _start(rows, height, row, draws), _start(columns, width, column, draws)
     crop = image[..., top : top + height, left : left + width].as_subclass(Tensor)
     missing = (0, max(width - columns, 0), 0, max(height - rows, 0))
     return pad(crop, missing, mode="replicate"), (top, left, rows, columns)
+
+
+def _pixel(inside: Tensor, draws: torch.Generator | None) -> tuple[int, int]:
+    """Return row and column of any pixel that is inspected, each as likely."""
+    inside = inside.float().cpu()
+    row = int(torch.multinomial(inside.sum(1), 1, generator=draws))
+    return row, int(torch.multinomial(inside[row], 1, generator=draws))
+
+
+def _start(length: int, part: int, shown: int | None, draws: torch.Generator | None) -> int:
+    """Return where a part of a side starts, such that it shows one of its pixels."""
+    first, last = 0, max(length - part, 0)
+    if shown is not None:
+        first, last = max(shown - part + 1, 0), min(shown, last)
+    return first + int(torch.randint(last - first + 1, (), generator=draws))

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from anomalib_anoseg.training.image_reading import ImageReading, datasets_of
+from anomalib_anoseg.training.region_check import check_region
 from anomalib_anoseg.utils.image_header import Header, read_header
 from anomalib_anoseg.utils.images import read_image
 from anomalib_anoseg.utils.masks import GreyMaskError, check_mask
@@ -42,9 +43,9 @@ class DataCheck(Callback):
         """Check every image and mask that the run will read.
 
         Raises:
-            ValueError: If an image cannot be read rightly, or a mask cannot be that of its image.
+            ValueError: If an image cannot be read rightly, or a mask cannot be that of its image,
+                or a region that of all images.
         """
-        del pl_module
         self._reading.take_back()  # a run before this one may have ended in an error
         headers: dict[Path, Header] = {}
         for dataset in _datasets(trainer, stage):
@@ -53,6 +54,8 @@ class DataCheck(Callback):
             headers |= {path: read_header(path) for path in images if path not in headers}
             if isinstance(dataset, SyntheticAnomalyDataset):
                 _refuse_deep({path: headers[path] for path in images})
+        if stage != "predict":
+            check_region(pl_module, headers)
         _warn_of_pages(headers)
         if stage == "fit":
             _warn_of_darkness(headers)

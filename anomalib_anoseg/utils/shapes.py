@@ -15,6 +15,8 @@ Verdicts = Float[Tensor, "b"]
 Indices = Int[Tensor, "n"]
 # Where crops lie: top and left, then height and width of the whole image, in pixels.
 Places = Float[Tensor, "b 4"]
+# Which pixels of images are inspected; of all alike where there is one.
+Insides = Bool[Tensor, "n 1 h w"]
 Flags = Bool[Tensor, "n p"]
 Scalars = Float[Tensor, "n p"]
 Points = Float[Tensor, "n p 2"]

@@ -1,6 +1,6 @@
 """Run what the documents publish, row by row, and keep the figures in benchmarks/results.
 
-Usage: python benchmarks/results.py --root DATASETS [--rows demo bottle 'peers/*'] [--seeds 0]
+Usage: python benchmarks/run_rows.py --root DATASETS [--rows demo bottle 'peers/*'] [--seeds 0]
 A run is kept if its file is of the same command and of a commit with the same code, so this may be
 stopped and started again. One that fails is reported at the end and costs no other. --list only
 says what there is. benchmarks/tables.py writes the tables of the documents.
