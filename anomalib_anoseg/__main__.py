@@ -31,6 +31,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "infer": Command("inference.command", "find the defects of images with an exported model"),
     "page": Command("report.model_command", "look at one trained model, image by image"),
+    "history": Command("report.history_command", "see what infer has found over time", "results"),
     "report": Command("report.commands", "compare models: a page and Markdown", "results", "+"),
     "sheet": Command("report.sheet", "see synthetic anomalies of your own images", "folder"),
     "export": Command("export.command", "export a checkpoint, with other sensitivities if wanted"),

@@ -1,7 +1,9 @@
 """What several tests need: random images that look like something, small models, the demo data."""
 
+import shutil
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from torch.nn.functional import interpolate
 from anomalib_anoseg import AnoSeg, PreProcessor
 from anomalib_anoseg.data import surface_demo
 from anomalib_anoseg.utils.signal_stack import kept_signal_stack
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @pytest.fixture(autouse=True)
@@ -91,3 +95,33 @@ def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("demo")
     surface_demo.write_part(root / "part", counts=surface_demo.Counts(12, 4, 2))
     return root
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """Start a browser that asks for nothing by itself."""
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine")
+    from playwright.sync_api import sync_playwright
+
+    options = ["--no-sandbox", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def opened(
+    chromium: Any, path: Path, ready: str = "body.ready", **options: Any
+) -> Iterator[tuple[Any, list[str]]]:
+    """Open a page, and listen to its console and for requests."""
+    tab = chromium.new_page(**options)
+    said: list[str] = []
+    tab.on("console", lambda message: said.append(message.text))
+    tab.on("pageerror", lambda error: said.append(str(error)))
+    tab.on("request", lambda request: said.append(request.url) if "http" in request.url else 0)
+    tab.goto(path.as_uri())
+    tab.wait_for_selector(ready)
+    yield tab, said
+    tab.close()

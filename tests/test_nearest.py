@@ -21,10 +21,11 @@ from anomalib_anoseg.inference.thresholds import Thresholds
 from anomalib_anoseg.networks.memory import STRIDES, Match, Memory
 from anomalib_anoseg.report.examples import make_examples
 from anomalib_anoseg.report.nearest import Comparison, compare
-from anomalib_anoseg.report.pages import model_page
+from anomalib_anoseg.report.pages import Scores, model_page
 from anomalib_anoseg.training.remembering import number_of
 from anomalib_anoseg.utils.images import read_image
 
+HALF = Thresholds(0.5, 0.5)
 HEIGHT, WIDTH = 90, 70  # neither is a multiple of 32
 COLUMN = "nearest good place</th>"
 
@@ -153,7 +154,7 @@ def test_crops_are_cut_around_their_places(model: AnoSeg) -> None:
 def page(comparison: Comparison | None, times: int = 1) -> str:
     (example,) = make_examples(noisy_batch(), torch.ones(1, 1, 256, 256), 0.5)
     example = example._replace(comparison=comparison)
-    return model_page("page", {}, {}, times * [example], [], Thresholds(0.5, 0.5), times)
+    return model_page("page", {}, {}, times * [example], [], HALF, Scores([], times * [1.0]))
 
 
 def test_the_page_shows_and_says_both_places(model: AnoSeg) -> None:
@@ -205,7 +206,7 @@ def test_an_image_that_is_not_there_is_still_named(
     assert words in found.problem
     html = page(found)
     assert f"(10, 80) of {tmp_path.name}/broken.png, which cannot be shown: " in html
-    assert html.count("<img") == 3
+    assert html.count("<img") == 5  # two of them of the large view
     assert "None" not in html
 
 

@@ -23,7 +23,7 @@ name.tif#2...), score in [0, 1], label (good or defective), defect_area in pixel
 width height", the largest first, ";" between them), time (when the file was last written or a
 camera gave the image, UTC) and error. results.json says which model and thresholds were used, how
 many images were good, defective or had an error, how the run ended, and drift: whether good parts
-score as they did when the thresholds were set.
+score as they did when the thresholds were set. anomalib-anoseg history draws them as a page.
 
 An image that cannot be read, judged or drawn is a row with an error, and the run goes on. Pictures
 of an earlier run in the same folder are removed; other files stay, and are never written over.

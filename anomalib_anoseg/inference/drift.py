@@ -34,7 +34,8 @@ class Comparison(NamedTuple):
         p_value: That good parts score no higher than then, by Mann and Whitney's test, one-sided;
             None without images.
         shift: How much higher the median is now, in units of the score.
-        usual_scatter: Between the 5th and the 95th percentile of the good images then.
+        usual_low: 5th percentile of the good images then.
+        usual_high: Their 95th percentile.
         defective: Share of the images that are above the threshold.
     """
 
@@ -43,8 +44,14 @@ class Comparison(NamedTuple):
     good_images: int
     p_value: float | None
     shift: float | None
-    usual_scatter: float
+    usual_low: float
+    usual_high: float
     defective: float
+
+    @property
+    def usual_scatter(self) -> float:
+        """The scores of nine tenths of the good images lie so close together."""
+        return self.usual_high - self.usual_low
 
     def __str__(self) -> str:
         """Return a line for who runs the camera, empty where nothing has changed."""
@@ -91,18 +98,18 @@ class Drift:
         if not self._good or not self._latest or not _has_scipy():
             return None
         now = [score for score in self._latest if score <= self._threshold]
-        scatter = self._quantile(0.95) - self._quantile(0.05)
+        usual = self._quantile(0.05), self._quantile(0.95)
         defective = 1 - len(now) / max(1, len(self._latest))
         shift = median(now) - median(self._good) if now else None
         p_value = _p_value(now, self._good) if now else None
         # With fewer the test cannot find anything: its least value is one order of them among all.
         enough = len(now) >= LEAST and comb(len(now) + len(self._good), len(now)) >= 1 / P_VALUE
         verdict: Verdict = "unchanged" if enough else "too few images"
-        if enough and (p_value or 0) < P_VALUE and (shift or 0) > SCATTERS * scatter:
+        if enough and (p_value or 0) < P_VALUE and (shift or 0) > SCATTERS * (usual[1] - usual[0]):
             verdict = "changed"
         elif defective > 0.5 and len(self._latest) >= 2 * LEAST:
             verdict = "unclear"
-        return Comparison(verdict, len(now), len(self._good), p_value, shift, scatter, defective)
+        return Comparison(verdict, len(now), len(self._good), p_value, shift, *usual, defective)
 
     def report(self) -> str:
         """Return a line where something has changed or could not be looked at, else nothing."""

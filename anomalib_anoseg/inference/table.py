@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -45,21 +45,34 @@ def line(row: tuple[str, ...]) -> bytes:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of a table, none if there is no file.
+    """Yield the rows of a table, none if there is no file; not one that is being written.
 
     Raises:
         ValueError: If it has other columns.
     """
     if not path.is_file():
         return
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = csv.reader(file)
+    with path.open("rb") as file:
+        rows = csv.reader(_whole_lines(file))
         if tuple(next(rows, Row._fields)) != Row._fields:
-            msg = (
-                f"{path}: has other columns than {', '.join(Row._fields)}: choose another --output"
-            )
+            columns = ", ".join(Row._fields)
+            msg = f"{path}: has other columns than {columns}: choose another folder of results"
             raise ValueError(msg)
-        yield from (Row(*row) for row in rows)
+        for number, row in enumerate(rows, 1):
+            if len(row) != len(Row._fields):
+                msg = f"{path}: row {number} has {len(row)} columns of {len(Row._fields)}"
+                raise ValueError(msg)
+            yield Row(*row)
+
+
+def _whole_lines(file: Iterable[bytes]) -> Iterator[str]:
+    """Yield the lines that are ended; a name within quotes may hold the end of a line itself."""
+    begun = b""
+    for text in file:
+        begun += text
+        if begun.endswith(END):
+            yield begun.decode()
+            begun = b""
 
 
 def cut_incomplete(path: Path) -> None:

@@ -14,7 +14,7 @@ from anomalib_anoseg.evaluation.metrics import AUPR, AUPRO
 from anomalib_anoseg.lightning_model import AnoSeg
 from anomalib_anoseg.report import plots
 from anomalib_anoseg.report.examples import Example, Failure, answers, thresholds_of, worst_first
-from anomalib_anoseg.report.pages import model_page, write
+from anomalib_anoseg.report.pages import Scores, model_page, write
 from anomalib_anoseg.training.data_check import masks_of
 from anomalib_anoseg.training.image_reading import ImageReading
 from anomalib_anoseg.utils.image_header import read_header
@@ -55,13 +55,13 @@ def page(
     where = find_device(device)
     model = AnoSeg.load_from_checkpoint(ckpt_path, map_location="cpu")
     metrics: list[Any] = [*default_metrics()]
-    scores: dict[bool, list[float]] = {False: [], True: []}
+    scores = Scores([], [])
     failures: list[Failure] = []
 
     def noted(answered: Iterable[Example | Failure]) -> Iterator[Example]:
         for answer in answered:
             if isinstance(answer, Example):
-                scores[answer.defective].append(answer.score)
+                (scores.defective if answer.defective else scores.good).append(answer.score)
                 yield answer
             else:
                 failures.append(answer)
@@ -79,13 +79,12 @@ def page(
     finally:
         reading.take_back()
     thresholds = thresholds_of(model)
-    svgs = {"Scores": plots.score_histogram(scores[False], scores[True], thresholds.image)}
+    svgs = {"Scores": plots.score_histogram(*scores, thresholds.image)}
     figures, curves = _measured(metrics)
     title = f"AnoSeg on {'/'.join(filter(None, (data.name, getattr(data, 'category', None))))}"
-    of = len(scores[False]) + len(scores[True])
     expected = getattr(model.post_processor, "false_alarms", None)
     plotted = svgs | curves
-    html = model_page(title, figures, plotted, examples, failures, thresholds, of, expected)
+    html = model_page(title, figures, plotted, examples, failures, thresholds, scores, expected)
     write(output, html)
     print(output)  # noqa: T201
     return 1 if failures else 0

@@ -1,7 +1,7 @@
 """Self-contained HTML pages: no request to anywhere, everything escaped."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jinja2
 import matplotlib as mpl
@@ -38,6 +38,13 @@ EXPLANATIONS = {
 }
 
 
+class Scores(NamedTuple):
+    """The scores of the images that were judged, by the truth."""
+
+    good: list[float]
+    defective: list[float]
+
+
 def comparison_page(results: Results, tables: list[Table]) -> str:
     """Return the page about several models."""
     ms = "ms per image, OpenVINO, one at a time"
@@ -51,7 +58,7 @@ def comparison_page(results: Results, tables: list[Table]) -> str:
             if found
         },
     }
-    return _render(
+    return render(
         "comparison.html.j2",
         tables=tables,
         sections={
@@ -86,7 +93,7 @@ def model_page(
     examples: "list[Example]",
     failures: "list[Failure]",
     thresholds: Thresholds,
-    of: int,
+    scores: Scores,
     false_alarms: FalseAlarms | None = None,
 ) -> str:
     """Return the page about one trained model.
@@ -98,27 +105,29 @@ def model_page(
         examples: Of images, in the order in which they are shown at first.
         failures: Images that could not be read or judged.
         thresholds: Those that verdicts and areas were taken at.
-        of: How many images were judged.
+        scores: Of all images that were judged.
         false_alarms: What is to be expected of the image threshold, if the model says it.
     """
     colours = mpl.colormaps["inferno"](np.arange(256), bytes=True)[:, :3]
-    return _render(
+    return render(
         "model.html.j2",
         title=title,
         figures=[(METRICS[name], value, EXPLANATIONS[name]) for name, value in figures.items()],
         svgs={name: Markup(svg) for name, svg in svgs.items()},  # noqa: S704 - without any names
         examples=examples,
+        masked=any(example.mask for example in examples),
         compared=any(example.comparison for example in examples),
         failures=failures,
         thresholds=thresholds,
-        of=of,
+        scores=scores,
         false_alarms=false_alarms,
         kinds=sorted({example.kind for example in examples}),
         colours=colours.tolist(),
     )
 
 
-def _render(template: str, **values: Any) -> str:
+def render(template: str, **values: Any) -> str:
+    """Return a page."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("anomalib_anoseg.report"),
         autoescape=True,

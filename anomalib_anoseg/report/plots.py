@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 TEXT = "#010203"  # stands for the colour of the page's text, which depends on light and dark
@@ -30,10 +30,17 @@ def score_histogram(good: list[float], bad: list[float], threshold: float) -> st
     with rc_context(STYLE):
         figure, axes = _axes("image score", "images")
         bins = np.linspace(0, 1, 31).tolist()
-        axes.hist([good, bad], bins, color=[GOOD, BAD], label=["good", "defective"], stacked=True)
-        axes.axvline(threshold, color=TEXT, linestyle=":", label="threshold")
+        kinds = [k for k in ((good, GOOD, "good"), (bad, BAD, "defective")) if k[0]]
+        if kinds:
+            values, colours, labels = zip(*kinds, strict=True)
+            axes.hist(values, bins, color=colours, label=labels, stacked=True)
+        line = axes.axvline(threshold, color=TEXT, linestyle=":", label="threshold")
         axes.legend(frameon=False)
-        return _svg(figure)
+        axes.set_xlim(0, 1)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        line.set_gid("threshold-line")  # the page moves it along the axes
+        axes.patch.set_gid("score-axes")
+        return as_svg(figure)
 
 
 def curve(
@@ -47,7 +54,7 @@ def curve(
         axes.plot(x[kept], y[kept], color=GOOD)
         axes.set_xlim(0, limit)
         axes.set_ylim(0, 1.02)
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def scatter(points: dict[str, tuple[float, float]], x_label: str, y_label: str) -> str:
@@ -61,7 +68,7 @@ def scatter(points: dict[str, tuple[float, float]], x_label: str, y_label: str) 
             axes.plot(x, y, "o", color=GOOD)
             axes.annotate(name, (x, y), xytext=(4, 4), textcoords="offset points")
         axes.margins(0.2)
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def lines(curves: dict[str, list[tuple[float, float]]], x_label: str, y_label: str) -> str:
@@ -75,7 +82,7 @@ def lines(curves: dict[str, list[tuple[float, float]]], x_label: str, y_label: s
         axes.set_xticks(counts, [f"{x:g}" for x in counts])
         axes.minorticks_off()
         figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize="small")
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def _axes(x_label: str, y_label: str) -> tuple[Figure, Axes]:
@@ -86,7 +93,8 @@ def _axes(x_label: str, y_label: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _svg(figure: Figure) -> str:
+def as_svg(figure: Figure) -> str:
+    """Return a figure as part of a page."""
     text = io.StringIO()
     # Without a date the same results give the same page.
     figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

@@ -1,20 +1,16 @@
 """Images and their names as a page shows them: small, and within the page."""
 
-import base64
-import io
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d
 from torchvision.transforms.v2.functional import to_pil_image
 
+from anomalib_anoseg.report.data_uri import QUALITY, SIDE, data_uri
 from anomalib_anoseg.utils.shapes import Images, Insides
 
-SIDE = 256  # pixels of the longer side of a picture, at most
 OUTLINE = (1.0, 0.85, 0.0)  # yellow; maps and masks are drawn in other colours
-QUALITY = 75  # of photographs; maps and masks keep every value
 
 
 def short_name(path: str) -> str:
@@ -47,15 +43,9 @@ def outlined(images: Images, inside: Insides) -> Images:
 
 def photograph(image: Tensor) -> str:
     """Return the data URI of an image, (c, h, w) in [0, 1]; a fourth channel is its opacity."""
-    return _uri(to_pil_image(image.clamp(0, 1)), quality=QUALITY)
+    return data_uri(to_pil_image(image.clamp(0, 1)), quality=QUALITY)
 
 
 def levels(values: Tensor) -> str:
     """Return the data URI of a map, (1, h, w): a value v is stored as the whole part of 256 v."""
-    return _uri(to_pil_image((values * 256).clamp(0, 255).to(torch.uint8)), lossless=True)
-
-
-def _uri(picture: Image.Image, **options: int) -> str:
-    data = io.BytesIO()
-    picture.save(data, "WEBP", **options)  # a third of JPEG and PNG together
-    return f"data:image/webp;base64,{base64.b64encode(data.getvalue()).decode()}"
+    return data_uri(to_pil_image((values * 256).clamp(0, 255).to(torch.uint8)), lossless=True)

@@ -1,35 +1,44 @@
 "use strict";
 const byId = (id) => document.getElementById(id);
-const body = byId("images").tBodies[0];
-const rows = [...body.rows];
-const levels = new Map(); // row -> grey levels of its map, as soon as they are decoded
-
+const table = byId("images");
+const body = table.tBodies[0];
+const rows = [...body.rows]; // in the order in which they are shown
+const maps = new Map(); // row -> grey levels of its map, as soon as they are decoded
+const detail = byId("detail");
 const ON_CPU = { willReadFrequently: true }; // where the pixels are made
+let imageThreshold = MODEL.image; // exact, where the slider has steps
+let current = null; // the row that is shown large
+
+// A pixel as one number has red in its lowest byte.
+const pixel = (red, green, blue, opacity) =>
+  ((opacity << 24) | (blue << 16) | (green << 8) | red) >>> 0;
+// Where a map is low, the image below shows through.
+const INFERNO = COLOURS.map((colour, v) => pixel(...colour, Math.min(255, 2 * v)));
+const BLACK = pixel(0, 0, 0, 255);
+const WHITE = pixel(255, 255, 255, 255);
 
 // A map's value v is stored as the whole part of 256 v.
 const level = () => Math.round(Number(byId("threshold").value) * 256);
 
-function paint(canvas, width, height, colourOf, values) {
-  canvas.width = width;
-  canvas.height = height;
-  const context = canvas.getContext("2d", ON_CPU);
-  const picture = context.createImageData(width, height);
-  for (let i = 0; i < values.length; i += 1) {
-    picture.data.set([...colourOf(values[i]), 255], 4 * i);
-  }
-  context.putImageData(picture, 0, 0);
+function paint(canvas, map, palette) {
+  canvas.width = map.width;
+  canvas.height = map.height;
+  const picture = new ImageData(map.width, map.height);
+  const pixels = new Uint32Array(picture.data.buffer);
+  for (let i = 0; i < pixels.length; i += 1) pixels[i] = palette[map.values[i]];
+  canvas.getContext("2d", ON_CPU).putImageData(picture, 0, 0);
 }
 
 function drawMask(row) {
-  const map = levels.get(row);
+  const map = maps.get(row);
   if (!map) return;
   const threshold = level();
-  const colour = (v) => (v >= threshold ? [255, 255, 255] : [0, 0, 0]);
-  paint(row.querySelector(".mask"), map.width, map.height, colour, map.values);
-  const marked = map.values.reduce((count, v) => count + (v >= threshold), 0);
-  const area = marked / map.values.length;
-  row.dataset.area = area;
-  row.cells[4].textContent = `${(100 * area).toFixed(1)} %`;
+  const palette = INFERNO.map((_, v) => (v >= threshold ? WHITE : BLACK));
+  paint(row.querySelector(".mask"), map, palette);
+  if (row === current) paint(byId("detail-mask"), map, palette);
+  const marked = map.counts.slice(threshold).reduce((sum, count) => sum + count, 0);
+  row.dataset.area = marked / map.values.length;
+  row.querySelector(".area").textContent = `${(100 * row.dataset.area).toFixed(1)} %`;
 }
 
 async function decode(row) {
@@ -43,10 +52,46 @@ async function decode(row) {
   const context = canvas.getContext("2d", ON_CPU);
   context.drawImage(image, 0, 0);
   const pixels = context.getImageData(0, 0, width, height).data;
-  const values = Uint8Array.from({ length: width * height }, (_, i) => pixels[4 * i]);
-  levels.set(row, { width, height, values });
-  paint(canvas, width, height, (v) => COLOURS[v], values);
+  const values = new Uint8Array(width * height);
+  const counts = new Array(256).fill(0);
+  for (let i = 0; i < values.length; i += 1) {
+    values[i] = pixels[4 * i];
+    counts[values[i]] += 1;
+  }
+  maps.set(row, { width, height, values, counts });
+  paint(canvas, maps.get(row), INFERNO);
+  canvas.parentNode.style.backgroundImage = `url("${row.querySelector(".seen img").src}")`;
   drawMask(row);
+}
+
+function judge() {
+  const falseAlarms = SCORES.good.filter((score) => score > imageThreshold).length;
+  const misses = SCORES.defective.filter((score) => !(score > imageThreshold)).length;
+  const counts = [
+    SCORES.good.length ? `False alarms: ${falseAlarms} of ${SCORES.good.length} good` : "No good images",
+    SCORES.defective.length ? `misses: ${misses} of ${SCORES.defective.length} defective` : "no defective images",
+  ].join("; ");
+  announce("counts", counts);
+  for (const row of rows) {
+    const defective = row.dataset.defective === "true";
+    const called = Number(row.dataset.score) > imageThreshold;
+    const outcome = called === defective ? "correct" : called ? "false alarm" : "miss";
+    row.dataset.outcome = outcome;
+    row.querySelector(".outcome").textContent = outcome;
+  }
+  moveLine();
+  filter();
+}
+
+function announce(id, text) { // a screen reader says it again whenever it is written
+  if (byId(id).textContent !== text) byId(id).textContent = text;
+}
+
+function moveLine() {
+  const line = byId("threshold-line"); // of the plot of scores, whose axis is from 0 to 1
+  if (!line) return;
+  const { width } = byId("score-axes").getBBox();
+  line.setAttribute("transform", `translate(${(imageThreshold - MODEL.image) * width} 0)`);
 }
 
 function filter() {
@@ -56,9 +101,10 @@ function filter() {
     const { dataset } = row;
     row.hidden = (kind && dataset.kind !== kind) || (outcome && dataset.outcome !== outcome);
   }
-  const shown = rows.filter((row) => !row.hidden).length;
-  byId("status").textContent = `${shown} of ${rows.length} images`;
+  announce("status", `${shown().length} of ${rows.length} images`);
 }
+
+const shown = () => rows.filter((row) => !row.hidden);
 
 function sort(button) {
   const head = button.closest("th");
@@ -77,15 +123,104 @@ function sort(button) {
   body.append(...rows);
 }
 
-byId("threshold").addEventListener("input", () => {
-  byId("value").textContent = Number(byId("threshold").value).toFixed(3);
-  rows.forEach(drawMask);
+function show(row) {
+  current = row;
+  const { dataset } = row;
+  const among = shown();
+  byId("detail-name").textContent = dataset.name;
+  byId("detail-says").textContent = `image ${among.indexOf(row) + 1} of ${among.length}: `
+    + `${dataset.defective === "true" ? "defective" : "good"}, ${dataset.outcome}, `
+    + `score ${Number(dataset.score).toFixed(3)}`;
+  detail.style.setProperty("--ratio", row.style.getPropertyValue("--ratio"));
+  const seen = row.querySelector(".seen img").src;
+  byId("detail-seen").src = seen;
+  byId("detail-map").parentNode.style.backgroundImage = `url("${seen}")`;
+  const truth = row.querySelector(".truth img");
+  const shownTruth = byId("detail-truth");
+  if (shownTruth) {
+    shownTruth.closest("figure").hidden = !truth;
+    shownTruth.src = truth ? truth.src : "data:,";
+  }
+  const near = row.querySelector(".nearest");
+  byId("mark").hidden = !near;
+  if (near) {
+    byId("mark").style.left = `${100 * near.dataset.x}%`;
+    byId("mark").style.top = `${100 * near.dataset.y}%`;
+    byId("detail-nearest").replaceChildren(...near.cloneNode(true).children);
+  }
+  const map = maps.get(row);
+  if (map) paint(byId("detail-map"), map, INFERNO);
+  drawMask(row);
+}
+
+function open(row) {
+  detail.querySelector("header").after(byId("pictures")); // what is behind cannot be reached
+  show(row);
+  detail.showModal();
+}
+
+function walk(step) {
+  const among = shown();
+  const next = among[among.indexOf(current) + step];
+  if (next) show(next);
+}
+
+function view(name) {
+  document.querySelector(`[name=view][value=${name}]`).checked = true;
+  table.classList.toggle("grid", name === "grid");
+}
+
+function say(slider, text) {
+  byId(`${slider.id}-value`).textContent = text;
+}
+
+const sliders = {
+  "image-threshold": (value) => {
+    imageThreshold = value;
+    judge();
+    return value.toFixed(3);
+  },
+  threshold: (value) => {
+    rows.forEach(drawMask);
+    return value.toFixed(3);
+  },
+  opacity: (value) => {
+    document.documentElement.style.setProperty("--opacity", value / 100);
+    return `${value} %`;
+  },
+};
+for (const [id, changed] of Object.entries(sliders)) {
+  byId(id).addEventListener("input", ({ target }) => say(target, changed(Number(target.value))));
+}
+byId("reset").addEventListener("click", () => {
+  for (const [id, value] of [["image-threshold", MODEL.image], ["threshold", MODEL.pixel]]) {
+    byId(id).value = value;
+    say(byId(id), sliders[id](value));
+  }
 });
 byId("kind").addEventListener("change", filter);
 byId("outcome").addEventListener("change", filter);
-document.querySelectorAll("th button").forEach((button) => {
+document.querySelectorAll("[name=view]").forEach((radio) => {
+  radio.addEventListener("change", () => view(radio.value));
+});
+document.querySelectorAll("thead button").forEach((button) => {
   button.addEventListener("click", () => sort(button));
 });
-document.querySelector("form").addEventListener("submit", (event) => event.preventDefault());
-filter();
-Promise.all(rows.map(decode)).then(() => document.body.classList.add("ready"));
+body.addEventListener("click", ({ target }) => {
+  if (target.closest("button, img, canvas")) open(target.closest("tr"));
+});
+byId("previous").addEventListener("click", () => walk(-1));
+byId("next").addEventListener("click", () => walk(1));
+byId("close").addEventListener("click", () => detail.close());
+detail.addEventListener("keydown", ({ key, target }) => {
+  const step = { ArrowLeft: -1, ArrowRight: 1 }[key];
+  if (step && target.tagName !== "INPUT") walk(step);
+});
+detail.addEventListener("close", () => {
+  document.querySelector(".controls").append(byId("pictures"));
+  current.querySelector("button").focus();
+});
+document.querySelector(".controls").addEventListener("submit", (event) => event.preventDefault());
+if (matchMedia("(max-width: 45rem)").matches) view("grid");
+judge();
+Promise.allSettled(rows.map(decode)).then(() => document.body.classList.add("ready"));
