@@ -268,7 +268,7 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         """
         data = getattr(self.trainer, "datamodule", None)
         self._refuse_what_moves_pixels(data)
-        if self.train_crop is not None and self.model.sees_far():
+        if self.train_crop is not None and self.model.sees_far:
             rank_zero_warn(
                 "an encoder looks at all of an image, as squeeze-and-excitation and attention do: "
                 "what it learns on crops holds for whole images only about. Take one of plain "

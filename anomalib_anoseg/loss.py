@@ -1,7 +1,7 @@
 """The losses of AnoSeg (Song et al. 2021, section 3), as pure functions of logits.
 
 Masks follow anomalib: 1 is anomalous. The paper's A_seg is one minus the mask. Where images are
-inspected only in part, inside, (n, 1, h, w), says where: no loss looks at the rest.
+inspected only in part, inside, (n, 1, h, w), says where: losses of the map do not look at the rest.
 """
 
 import torch

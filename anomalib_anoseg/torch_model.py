@@ -23,6 +23,7 @@ from anomalib_anoseg.utils.shapes import Images, Indices, Logits, Masks, Places,
 
 SMALLEST_SIDE = 33  # the coarsest map then has 2 x 2 pixels, which batch normalisation needs
 SCORE_WINDOW = 5
+NOTHING = -30.0  # logit of a pixel that is not inspected; its loss and gradient are 0
 
 
 class Segmentation(NamedTuple):
@@ -110,6 +111,8 @@ class AnoSegModel(nn.Module):
             images = self.inspected(images, place)
             features = self.encoder(images, place=place)
             logits = crop(self.map_decoder(features), images)
+            if self.region is not None:  # as in evaluation, for the networks that see the map
+                logits = torch.where(self.region(images, place), logits, NOTHING)
             reconstruction = memory_logits = None
             if self.image_decoder is not None:
                 # It would copy the image if it saw it.
@@ -144,10 +147,11 @@ class AnoSegModel(nn.Module):
         return self._decided(self.witnesses(images, owners, place))
 
     def _needs_tiles(self, images: Images) -> bool:
-        return too_large(images) and not self.sees_far()
+        return too_large(images) and not self.sees_far
 
+    @property
     def sees_far(self) -> bool:
-        """Return whether an encoder looks at all of an image, of which no tile has the same map."""
+        """Whether an encoder looks at all of an image, so that no tile of it has the same map."""
         return self.encoder.sees_far or (self.memory is not None and self.memory.sees_far)
 
     def _decided(self, witnesses: list[Tensor]) -> Masks:

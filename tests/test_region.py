@@ -151,9 +151,25 @@ def test_a_mask_that_cannot_be_meant(tmp_path: Path) -> None:
     black = painted(tmp_path / "black.png", torch.zeros(9, 9))
     with pytest.raises(ValueError, match=r"black\.png has no pixel above 0"):
         segmenter(region=black)
+    Image.linear_gradient("L").save(tmp_path / "grey.jpg")
+    with pytest.raises(ValueError, match=r"grey\.jpg has \d+ grey values .* save it with two"):
+        segmenter(region=tmp_path / "grey.jpg")
+    Image.new("RGBA", (9, 9), (255, 255, 255, 0)).save(tmp_path / "alpha.png")
+    with pytest.raises(ValueError, match=r"alpha\.png is transparent"):
+        segmenter(region=tmp_path / "alpha.png")
     (tmp_path / "text.png").write_text("text")
     with pytest.raises(ValueError, match=r"cannot read .*text\.png: not an image"):
         segmenter(region=tmp_path / "text.png")
+
+
+def test_what_the_critics_of_the_map_see_is_what_is_judged() -> None:
+    """Oracle: evaluation, where nothing is found outside."""
+    model = segmenter(region=RIGHT).train()
+    images = photographs(2, height=64, width=64)
+    outside = ~model.model.region(images)[0, 0]
+    anomaly_map = model.model(images).anomaly_map
+    assert float(anomaly_map[..., outside].max()) < 1e-9
+    assert float(anomaly_map[..., ~outside].min()) > 1e-9
 
 
 def shown(height: int, width: int, region: Region) -> Tensor:

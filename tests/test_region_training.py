@@ -199,6 +199,20 @@ def test_adapting_remembers_nothing_from_outside(
         run("adapt", ["--ckpt_path", str(trained.checkpoint), "--data", str(other)])
 
 
+def test_test_images_of_another_size_than_the_mask_of_a_checkpoint(
+    trained: Trained, tmp_path: Path
+) -> None:
+    (tmp_path / "good").mkdir()
+    Image.new("RGB", (80, 64)).save(tmp_path / "good/0.png")
+    data = Folder(
+        "other", root=tmp_path, normal_dir="good", normal_test_dir="good", val_split_mode="none",
+        num_workers=0,
+    )  # fmt: skip
+    model = remembering_model()
+    with pytest.raises(ValueError, match=r"has 128 x 160 pixels, the image .* has 64 x 80"):
+        quiet_engine(tmp_path).test(model, datamodule=data, ckpt_path=trained.checkpoint)
+
+
 def resumed(root: Path, out: Path, checkpoint: Path, **arguments: Any) -> AnoSeg:
     model = remembering_model(
         seed=0, backbone="thin_resnet", pre_processor=PreProcessor((64, 80)), **arguments
@@ -216,6 +230,8 @@ def test_a_run_goes_on_with_the_region_of_its_checkpoint(
     kept = model.model.region
     assert kept is not None
     assert torch.equal(kept.inside, Region(str(root / "region.png")).inside)
+    moved = shutil.copy(root / "region.png", tmp_path / "moved.png")
+    assert resumed(root, tmp_path, trained.checkpoint, region=moved).hparams["region"] == str(moved)
     with pytest.raises(ValueError, match="with another region than its own"):
         resumed(root, tmp_path, trained.checkpoint, region=[[[0, 0], [1, 0], [1, 1]]])
 

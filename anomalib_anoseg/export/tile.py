@@ -45,7 +45,7 @@ class TileModel(nn.Module):
                 f"pixels of each side are margin. Got {side}"
             )
             raise ValueError(msg)
-        if model.model.sees_far():
+        if model.model.sees_far:
             msg = (
                 "an encoder of this model looks at all of an image, as squeeze-and-excitation and "
                 "attention do: its tiles would have other maps. Export without tile_size, or train "

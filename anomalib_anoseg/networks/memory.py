@@ -314,7 +314,7 @@ class Memory(nn.Module):
     @cached_property
     def sees_far(self) -> bool:
         """Whether a feature depends on all of the image, so that no tile of it gives the same."""
-        return sees_far(self.encoder, self._features)
+        return sees_far(self.encoder, 3)
 
     def _features(self, padded: Images) -> list[Tensor]:
         if too_large(padded) and not self.sees_far:

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from anomalib_anoseg.networks.encoder import pad
 from anomalib_anoseg.networks.pretrained import weights_are_wanted
-from anomalib_anoseg.utils.images import read_image
+from anomalib_anoseg.utils.masks import read_region
 from anomalib_anoseg.utils.shapes import Images, Insides, Places
 
-Polygons = list[list[tuple[float, float]]]
+Polygons = list[list[tuple[float, float]]]  # as given; kept as lists of lists
 DRAWN = 1024  # pixels of each side that polygons are drawn with, whatever size images have
 GREY = 0.5  # of what is hidden
 
@@ -31,7 +31,7 @@ class Region(nn.Module):
 
     Raises:
         OSError: If there is no such file.
-        ValueError: If it cannot be read, or nothing is inspected.
+        ValueError: If it cannot be read or be meant, or nothing is inspected.
     """
 
     inside: Tensor
@@ -41,7 +41,7 @@ class Region(nn.Module):
         if not isinstance(given, str):
             inside = fill(given, DRAWN)
         elif weights_are_wanted():
-            inside = torch.from_numpy(read_image(Path(given)).max(-1) > 0)
+            inside = torch.from_numpy(read_region(Path(given)))
         else:
             inside = torch.ones(1, 1, dtype=torch.bool)
         if not inside.any():
@@ -125,7 +125,7 @@ def plain_region(given: Any) -> Any:
 
 
 def _point(point: Any) -> list[float]:
-    numbers = _is_list(point) and all(isinstance(one, int | float) for one in point)
+    numbers = _is_list(point) and all(type(one) in (int, float) for one in point)
     if not numbers or len(point) != 2:
         return _refuse(point)
     if not all(0 <= one <= 1 for one in point):

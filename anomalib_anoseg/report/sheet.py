@@ -82,6 +82,9 @@ def sheet(
             raise ValueError(msg)
         good, place = (torch.cat(parts) for parts in zip(*images, strict=True))
         inside = None if inspected is None else inspected(good, place)
+        if inside is not None and not inside.any():
+            msg = f"nothing of the region is left at {size} x {size} pixels: give a larger --size"
+            raise ValueError(msg)
         nothing = torch.zeros_like(good[:, :1])
         synthetic, masks = AnomalyGenerator(anomalies)(good, nothing, inside=inside)
     if inside is not None:

@@ -91,7 +91,8 @@ def adapt(model: Any, source: Any) -> Adaptation:
     """
     memory, prepare = model.model.memory, model.pre_processor
     paths = [*source.samples.image_path]
-    check_region(model, {Path(path): read_header(Path(path)) for path in paths})
+    if model.model.region is not None:
+        check_region(model, {Path(path): read_header(Path(path)) for path in paths})
     division = divide(paths, model.remembered, 1 if memory is None else SHARE)
     held_out = kept_or_reread(source, division.held_out, prepare)
     before = _state(model, held_out)

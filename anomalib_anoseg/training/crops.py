@@ -202,18 +202,24 @@ def _cut(
     image: Images, height: int, width: int, draws: torch.Generator | None, region: Any
 ) -> tuple[Images, tuple[int, int, int, int]]:
     rows, columns = image.shape[-2:]
-    row, column = _pixel(region.at(rows, columns)[0, 0], draws) if region else (None, None)
+    row, column = _pixel(region.inside, rows, columns, draws) if region else (None, None)
     top, left = _start(rows, height, row, draws), _start(columns, width, column, draws)
     crop = image[..., top : top + height, left : left + width].as_subclass(Tensor)
     missing = (0, max(width - columns, 0), 0, max(height - rows, 0))
     return pad(crop, missing, mode="replicate"), (top, left, rows, columns)
 
 
-def _pixel(inside: Tensor, draws: torch.Generator | None) -> tuple[int, int]:
-    """Return row and column of any pixel that is inspected, each as likely."""
-    inside = inside.float().cpu()
-    row = int(torch.multinomial(inside.sum(1), 1, generator=draws))
-    return row, int(torch.multinomial(inside[row], 1, generator=draws))
+def _pixel(
+    inside: Tensor, height: int, width: int, draws: torch.Generator | None
+) -> tuple[int, int]:
+    """Return row and column of any pixel of an image that is inspected, each as likely.
+
+    By the pixels of the mask itself: stretched to a large image it has too many.
+    """
+    row = int(torch.multinomial(inside.sum(1).float().cpu(), 1, generator=draws))
+    column = int(torch.multinomial(inside[row].float().cpu(), 1, generator=draws))
+    tall, wide = inside.shape
+    return (2 * row + 1) * height // (2 * tall), (2 * column + 1) * width // (2 * wide)
 
 
 def _start(length: int, part: int, shown: int | None, draws: torch.Generator | None) -> int:

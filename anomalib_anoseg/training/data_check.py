@@ -38,6 +38,7 @@ class DataCheck(Callback):
 
     def __init__(self) -> None:
         self._reading = ImageReading()
+        self._headers: dict[Path, Header] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check every image and mask that the run will read.
@@ -47,7 +48,7 @@ class DataCheck(Callback):
                 or a region that of all images.
         """
         self._reading.take_back()  # a run before this one may have ended in an error
-        headers: dict[Path, Header] = {}
+        headers = self._headers = {}
         for dataset in _datasets(trainer, stage):
             self._reading.lend(dataset)
             images = dict.fromkeys(_images(dataset))
@@ -62,6 +63,11 @@ class DataCheck(Callback):
         if stage in ("fit", "test"):
             masks = [pair for d in _datasets(trainer, stage) for pair in masks_of(d)]
             _check_masks(dict.fromkeys(masks), grey_is_error=stage == "test")
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check the region once more: that of a checkpoint is known only now."""
+        del trainer
+        check_region(pl_module, self._headers)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the data sets as they were."""

@@ -1,4 +1,4 @@
-"""A region that cannot be meant for the images, told before training."""
+"""A region that cannot be meant for the images, refused before training."""
 
 from collections.abc import Mapping
 from pathlib import Path

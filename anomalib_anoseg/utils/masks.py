@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from anomalib_anoseg.utils.image_header import (
@@ -10,7 +12,9 @@ from anomalib_anoseg.utils.image_header import (
     orientation_of,
     read_header,
 )
+from anomalib_anoseg.utils.images import read_image
 
+LONGEST = 16384  # pixels of a side of a region; OpenVINO reckons with 32 bits
 SIDEWAYS = (5, 6, 7, 8)  # EXIF's orientations that swap height and width
 
 
@@ -58,3 +62,29 @@ def check_mask(image_path: Path, mask_path: Path) -> Header:
         )
         raise GreyMaskError(msg)
     return image
+
+
+def read_region(path: Path) -> NDArray[np.bool_]:
+    """Return which pixels of a mask are above 0, (h, w); it is turned upright as EXIF says.
+
+    Raises:
+        OSError: If there is no such file.
+        ValueError: If it is transparent, has more than two values, is too large or cannot be read.
+    """
+    values = read_image(path).max(-1)
+    with Image.open(path) as mask:
+        transparent = mask.has_transparency_data
+    if transparent:
+        msg = f"region {path} is transparent, which says nothing: paint the outside black"
+        raise ValueError(msg)
+    if max(values.shape) > LONGEST:
+        msg = f"region {path} has a side of more than {LONGEST} pixels: give polygons instead"
+        raise ValueError(msg)
+    if len(levels := np.unique(values)) > 2:
+        msg = (
+            f"region {path} has {len(levels)} grey values from {levels[0]} to {levels[-1]}, of "
+            "which every one above 0 counts as inspected: save it with two values, as PNG"
+        )
+        raise ValueError(msg)
+    inside: NDArray[np.bool_] = values > 0
+    return inside
