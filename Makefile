@@ -54,13 +54,15 @@ accuracy: $(INSTALLED)
 
 # Every row that README and docs/results.md publish, and their tables: hours. Files of the same code in
 # benchmarks/results are kept, so it may be stopped and started again. ROOT as above, only the demo
-# needs none; ROWS and SEEDS choose some, ROWS="demo 'peers/bottle/*'", SET tries other settings.
+# needs none; ROWS and SEEDS choose some, ROWS="demo 'peers/bottle/*'". SET tries other settings and
+# needs OUT, a folder for their files; with OUT the tables stay as they are.
 results: $(INSTALLED)
 	$(BIN)/python benchmarks/run_rows.py $(if $(ROOT),--root "$(ROOT)") $(if $(ROWS),--rows $(ROWS)) \
 		$(if $(SEEDS),--seeds $(SEEDS)) $(if $(OUT),--out "$(OUT)") $(if $(SET),--set $(SET))
-	$(BIN)/python benchmarks/tables.py --write
+	$(if $(OUT),,$(BIN)/python benchmarks/tables.py --write)
 
-# Ratios, side by side; more than an hour on two cores, most of it for Draem.
+# Ratios, side by side; more than an hour on two cores, most of it for Draem, and more time for images
+# of up to 20 megapixels, at the end.
 bench: $(INSTALLED)
 	$(BIN)/python -W ignore benchmarks/startup.py
 	$(BIN)/python -W ignore benchmarks/synthesis.py
@@ -68,6 +70,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -W ignore benchmarks/resolution.py
 	$(BIN)/python -W ignore benchmarks/scale.py
 	$(BIN)/python -W ignore benchmarks/training.py
+	$(BIN)/python -W ignore benchmarks/megapixels.py
 
 # Faults and thousands of random inputs: half an hour on two cores, as root for the full disk.
 soak: $(INSTALLED)

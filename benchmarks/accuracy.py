@@ -32,7 +32,7 @@ from anomalib.post_processing import PostProcessor
 from lightning.pytorch import seed_everything
 from lightning.pytorch.trainer.states import TrainerFn
 from peers import BATCH, PEERS, peer
-from record import about, cell, stem, used, write
+from record import about, cell, commit_of_code, stem, used, write
 from torch import get_num_threads
 
 from anomalib_anoseg import AnoSeg, SurfaceDemo
@@ -123,7 +123,7 @@ def prepare(
     data = MVTecAD(
         arguments.root, category, train_batch_size=batch, eval_batch_size=16, num_workers=0
     )
-    if arguments.images:
+    if arguments.images is not None:
         keep(data, arguments.images, seed)
     return model, height, data, trainer | changed
 
@@ -140,7 +140,7 @@ def keep(data: MVTecAD, count: int, seed: int) -> None:
 
 def run(arguments: argparse.Namespace, category: str, seed: int) -> dict[str, Any]:
     """Train once, test once."""
-    where = about(seed)  # before anybody changes a file
+    where = about(seed, commit_of_code())  # before anybody changes a file
     model, size, data, trainer = prepare(arguments, category, seed)
     metrics = [
         *default_metrics(),

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from side_by_side import commit, device, save, versions
+from side_by_side import commit_checked_out, device, save, versions
 from torch import Tensor
 
 from anomalib_anoseg import AnoSeg, PostProcessor
@@ -48,7 +48,7 @@ def main() -> None:
             "thresholds alone": with_thresholds(load(arguments.ckpt_path), Path(place) / "new"),
             "after": load(adapted),
         }
-    where = {"commit": commit(), "device": device(), "versions": versions()}
+    where = {"commit": commit_checked_out(), "device": device(), "versions": versions()}
     seed, size = models["after"].seed, models["after"].pre_processor.transform.size
     rows = {name: count(model, folder / "test") for name, model in models.items()}
     print(f"\n## {arguments.category}, another lamp\n{where}, seed {seed}, size {size}\n")

@@ -19,6 +19,7 @@ from anomalib.models import Draem, Ganomaly
 from anomalib.models.components import AnomalibModule
 from lightning.pytorch import seed_everything
 from record import about, stem, used, write
+from side_by_side import commit_checked_out
 from training import Clock
 
 from anomalib_anoseg import AnoSeg
@@ -80,6 +81,7 @@ def run(
         engine.fit(model, datamodule=data)
         return engine, clock
 
+    where = about(arguments.seed, commit_checked_out())  # before anybody changes a file
     data = MVTecAD(arguments.root, category, train_batch_size=batch, num_workers=0)
     seed_everything(arguments.seed, workers=True)
     _, clock = fit(build(), 1 + PROBE)
@@ -93,7 +95,7 @@ def run(
     engine.validate(model, datamodule=data)
     (measured,) = engine.test(model, datamodule=data)
     return {
-        **about(arguments.seed),
+        **where,
         **used(engine.trainer),
         "steps": steps,
         "batch": batch,

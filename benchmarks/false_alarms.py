@@ -20,7 +20,7 @@ import torch
 from anomalib.data import MVTecAD
 from anomalib.data.utils import LabelName
 from record import about
-from side_by_side import save
+from side_by_side import commit_checked_out, save
 from torch import Tensor
 
 from anomalib_anoseg import AnoSeg, PostProcessor
@@ -56,6 +56,7 @@ def measure(arguments: argparse.Namespace, category: str) -> dict[str, Any]:
     pattern = f"AnoSeg/*/{category}/v*/weights/lightning/model.ckpt"
     path = max(arguments.runs.glob(pattern), key=lambda file: file.stat().st_mtime)
     model = AnoSeg.load_from_checkpoint(path, map_location="cpu").eval()
+    where = about(model.seed or 0, commit_checked_out())  # before anybody changes a file
     data = MVTecAD(arguments.root, category, num_workers=0)
     data.setup()
     held_out = HeldOut(data, model.pre_processor).images
@@ -76,7 +77,7 @@ def measure(arguments: argparse.Namespace, category: str) -> dict[str, Any]:
         drift = drifts(model, post_processor, test, is_good.nonzero()[0].tolist())
         judged = judge(post_processor, scores(model, said[count:]), defective)
         return {
-            **about(model.seed or 0),
+            **where,
             "steps": torch.load(path, map_location="cpu", weights_only=True)["global_step"],
             "size": model.pre_processor.transform.size,
             "held_out": count,

@@ -21,7 +21,7 @@ from typing import Any
 import cv2
 import numpy as np
 import psutil
-from side_by_side import commit, device
+from side_by_side import commit_checked_out, device
 from soak import engine, small
 
 from anomalib_anoseg.data import surface_demo
@@ -128,7 +128,7 @@ def main() -> None:
             "MB_last_quarter": memory[-quarter:].mean(),
             "files": [min(s["files"] for s in samples), max(s["files"] for s in samples)],
             **restarted(model, folder, images[0]),
-            "commit": commit(),
+            "commit": commit_checked_out(),
             "device": device(),
         }
         print(json.dumps(result, indent=2), flush=True)

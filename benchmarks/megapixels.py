@@ -34,9 +34,9 @@ def main() -> None:
         way, side = arguments.measure
         print(json.dumps(WAYS[way](int(side), arguments.files)))
         return
-    from side_by_side import commit, device, save, versions
+    from side_by_side import commit_checked_out, device, save, versions
 
-    print(f"{device()}, commit {commit()}, {versions()}\n")
+    print(f"{device()}, commit {commit_checked_out()}, {versions()}\n")
     print("| way | side | megapixels | s | s per megapixel | MB |\n" + 6 * "|---" + "|")
     rows: dict[str, dict[int, dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:

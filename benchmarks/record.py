@@ -17,10 +17,11 @@ if TYPE_CHECKING:  # tables need no Lightning
     from lightning import Trainer
 
 PROJECT = Path(__file__).parents[1]
-# What figures depend on; pages and infer come after them.
+# What the rows' figures depend on; pages and infer come after them.
 CODE = (
     "anomalib_anoseg", ":!anomalib_anoseg/report", ":!anomalib_anoseg/inference", "configs",
     "benchmarks/accuracy.py", "benchmarks/peers.py",
+    "benchmarks/inference.py", "benchmarks/side_by_side.py",  # ms and MB
 )  # fmt: skip
 PLACES = {"--root", "--out", "--runs"}  # of one machine; the same command has others elsewhere
 
@@ -31,10 +32,10 @@ def stem(name: str, category: str, images: int | None, seed: int) -> str:
     return re.sub(r"\W+", "-", " ".join(parts))
 
 
-def about(seed: int) -> dict[str, Any]:
-    """Return where and with what a run is made."""
+def about(seed: int, commit: str) -> dict[str, Any]:
+    """Return where and with what a run is made; scripts differ in which files they depend on."""
     versions = {name: version(name) for name in ("anomalib", "anomalib-anoseg", "torch")}
-    where = {"commit": commit(), "device": device(), "versions": versions}
+    where = {"commit": commit, "device": device(), "versions": versions}
     return {"command": command(sys.argv), "seed": seed, **where}
 
 
@@ -54,8 +55,8 @@ def command(arguments: list[str]) -> str:
     return shlex.join(["python", f"benchmarks/{Path(script).name}", *kept])
 
 
-def commit() -> str:
-    """Return the last commit that changed what figures depend on, marked if files differ."""
+def commit_of_code() -> str:
+    """Return the last commit that changed what rows depend on, marked if those files differ."""
     last = _git("log", "-1", "--format=%h", "--", *CODE)
     return last + ("-dirty" if _git("status", "--porcelain", "--", *CODE) else "")
 
@@ -75,8 +76,8 @@ def write(file: Path, result: dict[str, Any]) -> None:
 
 
 def cell(values: list[float], digits: int = 3) -> str:
-    """Return the mean, and the standard deviation where it is known and does not round to 0."""
+    """Return the mean, and the standard deviation if there are several values."""
     if not values:
         return "-"
-    spread = f"{statistics.stdev(values):.{digits}f}" if len(values) > 1 else "0"
-    return f"{statistics.mean(values):.{digits}f}" + (f" ± {spread}" if float(spread) else "")
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"

@@ -34,14 +34,15 @@ def main() -> None:
         print(json.dumps(measure(path, int(size))))
         return
 
-    from side_by_side import commit, device, save, versions
+    from side_by_side import commit_checked_out, device, save, versions
 
     rows = {
         name: {size: in_own_process(name, size) for size in arguments.sizes}
         for name in arguments.models
     }
     smallest = min(arguments.sizes)
-    print(f"\n## OpenVINO against resolution\n{device()}, commit {commit()}, {versions()}\n")
+    print("\n## OpenVINO against resolution")
+    print(f"{device()}, commit {commit_checked_out()}, {versions()}\n")
     print(
         "| | size | ms | per pixel, times its smallest size | MB | per pixel |\n"
         + 6 * "| --- "
@@ -57,7 +58,7 @@ def main() -> None:
                 f"{megabytes:.0f}", f"{megabytes / first_megabytes / pixels:.2f}",
             ]  # fmt: skip
             print("| " + " | ".join(cells) + " |")
-    where = {"commit": commit(), "device": device(), "versions": versions()}
+    where = {"commit": commit_checked_out(), "device": device(), "versions": versions()}
     save("resolution", where | {"rows_by_size": rows})
 
 

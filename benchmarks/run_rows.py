@@ -13,7 +13,7 @@ import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from record import PROJECT, command, commit
+from record import PROJECT, command, commit_of_code
 from rows import ROWS, Row
 from tables import RESULTS
 
@@ -48,11 +48,19 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--root", type=Path, default=root, help="folder of the categories")
     parser.add_argument("--rows", nargs="+", default=["*"], help="keys or patterns of rows.py")
     parser.add_argument("--seeds", nargs="+", type=int, help="some of those of each row")
-    parser.add_argument("--set", nargs="*", default=[], metavar="trainer.X=Y", help="to try it")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="trainer.X=Y", help="to try it, with --out"
+    )
     parser.add_argument("--list", action="store_true", help="run nothing")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--runs", type=Path, default=PROJECT / "results/rows", help="checkpoints")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.set and arguments.out.resolve().is_relative_to(RESULTS.resolve()):
+        parser.error(
+            "figures of other settings must not replace published ones, but --set came with --out "
+            f"{arguments.out}: name another folder, --out results/trial"
+        )
+    return arguments
 
 
 def chosen(patterns: list[str]) -> list[Row]:
@@ -97,7 +105,7 @@ def kept(file: Path, by: str) -> bool:
     """Return whether a file has what a command would give now."""
     if not file.exists():
         return False
-    result, now = json.loads(file.read_text()), commit()
+    result, now = json.loads(file.read_text()), commit_of_code()
     return (result["command"], result["commit"]) == (by, now) and not now.endswith("dirty")
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import torch
 from memory import peak
-from side_by_side import commit, device, save, side_by_side, versions
+from side_by_side import commit_checked_out, device, save, side_by_side, versions
 from synthesis import photographs
 from torch import Tensor
 
@@ -55,7 +55,7 @@ def main() -> None:
     if arguments.fill:
         print(json.dumps(fill(arguments.fill, size)))
         return
-    print(f"{device()}, commit {commit()}, {versions()}\n")
+    print(f"{device()}, commit {commit_checked_out()}, {versions()}\n")
     print("| images | minutes | MB |\n|---|---|---|")
     command = [sys.executable, "-W", "ignore", __file__, "--size", str(size), "--fill"]
     filled = {}

@@ -67,7 +67,7 @@ def report(
         images: How many images each call worked on.
         more: Further columns, by alternative.
     """
-    where = {"commit": commit(), "device": device(), "versions": versions()}
+    where = {"commit": commit_checked_out(), "device": device(), "versions": versions()}
     print(f"\n## {title}\n{where['device']}, commit {where['commit']}, {where['versions']}\n")
     columns = ["", "ms per image", "spread", "images/s", f"times {baseline}", "spread", *more]
     print("| " + " | ".join(columns) + " |\n" + "| --- " * len(columns) + "|")
@@ -109,7 +109,7 @@ def _cell(value: Any) -> str:
     return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def commit() -> str:
+def commit_checked_out() -> str:
     """Return the commit that is checked out, marked if files differ from it."""
     command = ["git", "describe", "--always", "--dirty"]
     return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()

@@ -2,8 +2,9 @@
 
 Usage: python benchmarks/tables.py [--write]
 A table stands between ``<!-- results: NAME -->`` and ``<!-- end of results -->``, NAME being one of
-rows.py. It has the lines that were run, and says which were not. Without --write the documents are
-only compared: exit status 1 if one differs.
+rows.py. It has the lines that were run, and says which rows and seeds were not. A mean of
+several rows and a line of README name no seeds, so they need every one. Without --write the
+documents are only compared: exit status 1 if one differs.
 """
 
 import argparse
@@ -35,7 +36,7 @@ def rendered(document: str, results: Path = RESULTS) -> str:
 def markdown(table: Table, results: Path) -> str:
     """Return a table, where its figures come from, and what was not run."""
     runs = [(line, [read(row, results) for row in line.rows]) for line in table.lines]
-    done = [(line, found) for line, found in runs if all(found)]
+    done = [(line, found) for line, found in runs if _enough(line, found, table)]
     if not done:
         return "" if table.readme else "Not run by `make results` yet.\n"
     head = [*table.heads, *table.columns.values()]
@@ -50,8 +51,9 @@ def markdown(table: Table, results: Path) -> str:
     else:
         head.append("run")
         body = [[*cells, letters.get(o, "")] for cells, o in zip(body, origins, strict=True)]
-    missing = {row.key: None for line in table.lines for row in line.rows if not read(row, results)}
-    notes += [f"Not run: {', '.join(f'`{key}`' for key in missing)}."] if missing else []
+    missing = [_missing(row, results) for line in table.lines for row in line.rows]
+    not_run = ", ".join(dict.fromkeys(filter(None, missing)))
+    notes += [f"Not run: {not_run}."] if not_run else []
     wrapped = (textwrap.fill(n, 120, break_on_hyphens=False, break_long_words=False) for n in notes)
     return "\n\n".join([_drawn([head, *body]), *wrapped]) + "\n"
 
@@ -60,6 +62,21 @@ def read(row: Row, results: Path) -> Runs:
     """Return the results of a row that are there, by seed."""
     files = [results / row.file(seed) for seed in row.seeds]
     return [json.loads(file.read_text()) for file in files if file.exists()]
+
+
+def _enough(line: Line, found: list[Runs], table: Table) -> bool:
+    """Return whether a line may be shown: only one of a single row says which seeds it has."""
+    if table.readme or len(found) > 1:
+        return all(len(runs) == len(row.seeds) for row, runs in zip(line.rows, found, strict=True))
+    return all(found)
+
+
+def _missing(row: Row, results: Path) -> str:
+    """Return a row's key with the seeds that were not run, if others were; nothing if all were."""
+    seeds = [seed for seed in row.seeds if not (results / row.file(seed)).exists()]
+    if not seeds:
+        return ""
+    return f"`{row.key}`" + (f" with {_seeds(seeds)}" if len(seeds) < len(row.seeds) else "")
 
 
 def _drawn(lines: list[list[str]]) -> str:
@@ -83,11 +100,15 @@ def _cells(line: Line, found: list[Runs], table: Table) -> list[str]:
 
 def _origin(runs: Runs) -> str:
     """Return seeds, precision, device and commit of a line."""
-    seeds = " and ".join(", ".join(str(run["seed"]) for run in runs).rsplit(", ", 1))
-    parts = [f"seed{'s' * (len(runs) > 1)} {seeds}"]
+    parts = [_seeds([run["seed"] for run in runs])]
     for key, before in (("precision", ""), ("device", ""), ("commit", "commit ")):
         parts.append(before + " and ".join(sorted({run[key] for run in runs})))
     return "; ".join(parts)
+
+
+def _seeds(seeds: list[int]) -> str:
+    listed = " and ".join(", ".join(map(str, seeds)).rsplit(", ", 1))
+    return f"seed{'s' * (len(seeds) > 1)} {listed}"
 
 
 def main() -> int:

@@ -29,6 +29,18 @@ def test_learning_curves_and_minutes_by_hand() -> None:
     assert [str(cell) for cell in table.rows["B"]] == ["not run", "0.300", "0.300", "-"]
 
 
+def test_the_curve_ends_at_all_images(tmp_path: Path) -> None:
+    """A run on all images has no number in its settings, only the one that they had."""
+    about = {"name": "A", "category": "tile", "seed": 0, "device": "CPU", "commit": "abc"}
+    for images, used, value in ((5, 5, 0.4), (None, 209, 0.9)):
+        metrics = {"pixel_IoU": value, "minutes": 1.0}
+        counts = {"images": images, "training_images": used}
+        (tmp_path / f"{used}.json").write_text(json.dumps(about | counts | {"metrics": metrics}))
+    found = read_results([tmp_path]).runs
+    assert learning_curves(found, "pixel_IoU") == {"A, tile": [(5, 0.4), (209, 0.9)]}
+    assert {run.column for run in found} == {"tile, 5 good images", "tile"}
+
+
 def test_the_page_has_what_the_results_have() -> None:
     nasty = "<b>&"
     runs = [run(nasty, 0.5, cost=1.0), run("B", 0.7, cost=2.0), run("C", 0.6, cost=0.0)]

@@ -1,12 +1,12 @@
 """What the documents publish is what benchmarks/results says, and can be repeated."""
 
 import json
-import statistics
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import record
@@ -15,6 +15,7 @@ import tables
 from anomalib.data import MVTecAD
 from lightning.pytorch.trainer.states import TrainerFn
 from rows import DATA, DEFAULT, FIGURES, PAPERS, ROWS, TABLES, Row
+from side_by_side import commit_checked_out
 
 PUBLISHED = sorted(tables.RESULTS.rglob("*.json"))
 BY_FILE = {row.file(seed): (row, seed) for row in ROWS for seed in row.seeds}
@@ -73,8 +74,8 @@ def test_a_table_by_hand(tmp_path: Path) -> None:
     publish(tmp_path, DEFAULT["demo"], 7, 0.7)
     publish(tmp_path, DEFAULT["bottle"], 1, 0.25)
     for number, paper in enumerate(PAPERS):
-        publish(tmp_path, DEFAULT[paper], 0, number / 10, commit="def")
-        publish(tmp_path, DEFAULT[paper], 1, number / 10, commit="def")
+        for seed in DEFAULT[paper].seeds:
+            publish(tmp_path, DEFAULT[paper], seed, number / 10, commit="def")
     head, _, demo, bottle, *_, fifth, mean = (
         [cell.strip() for cell in line.split("|")[1:-1]]
         for line in tables.markdown(TABLES["default"], tmp_path).splitlines()
@@ -84,24 +85,35 @@ def test_a_table_by_hand(tmp_path: Path) -> None:
     # The square root of 0.1 squared plus 0.1 squared.
     assert demo == [DATA["demo"].label, "128", *["0.600 ± 0.141"] * 7, *["0.60 ± 0.14"] * 2, "a"]
     assert bottle == ["MVTec AD, bottle", "256", *["0.250"] * 7, "0.25", "0.25", "b"]
-    assert fifth[2:] == [*["0.400"] * 7, "0.40", "0.40", "c"]  # a deviation of 0 is not written
+    assert fifth[2:] == [*["0.400 ± 0.000"] * 7, *["0.40 ± 0.00"] * 2, "c"]
     assert mean == ["five papers, mean", "128", *["0.200"] * 7, "0.20", "0.20", ""]
     text = tables.markdown(TABLES["default"], tmp_path)
     assert "Run a: seeds 0 and 7; 32-true; a CPU; commit abc.\n\nRun b: seed 1;" in text
-    assert text.endswith("\n\nNot run: `tiles`.\n")
-    short = tables.markdown(TABLES["readme"], tmp_path).splitlines()
-    assert short[2:4] == [
-        "| SurfaceDemo, part | 128" + " | 0.600" * 6 + " |",
-        "| MVTec AD, bottle | 256" + " | 0.250" * 6 + " |",
-    ]
-    assert len(short) == 5
+    assert text.endswith("\n\nNot run: `demo` with seed 1, `bottle` with seeds 0 and 7, `tiles`.\n")
+    # README says "three seeds", so a line of fewer is none.
+    papers = "| five papers, 32 good images each | 128" + " | 0.200" * 6 + " |"
+    assert tables.markdown(TABLES["readme"], tmp_path).splitlines()[2:] == [papers]
+    publish(tmp_path, DEFAULT["demo"], 1, 0.9)
+    part = "| SurfaceDemo, part | 128" + " | 0.700" * 6 + " |"
+    assert tables.markdown(TABLES["readme"], tmp_path).splitlines()[2:] == [part, papers]
+
+
+@pytest.mark.parametrize("name", ["readme", "default"])
+def test_a_mean_of_rows_needs_every_seed_of_every_row(tmp_path: Path, name: str) -> None:
+    for paper in PAPERS:
+        for seed in DEFAULT[paper].seeds:
+            file = publish(tmp_path, DEFAULT[paper], seed, 0.5)
+    assert "| five papers" in tables.markdown(TABLES[name], tmp_path)
+    file.unlink()
+    assert "| five papers" not in tables.markdown(TABLES[name], tmp_path)
 
 
 def test_only_what_stands_between_marks_is_written(tmp_path: Path) -> None:
     assert tables.markdown(TABLES["peers"], tmp_path) == "Not run by `make results` yet.\n"
     text = "before\n<!-- results: readme -->\nold\n<!-- end of results -->\n| after |\n"
     assert tables.rendered(text, tmp_path) == text.replace("old\n", "")
-    publish(tmp_path, DEFAULT["tiles"], 0, statistics.mean([0.5, 1.0]))
+    for seed, value in zip(DEFAULT["tiles"].seeds, (0.5, 0.75, 1.0), strict=True):
+        publish(tmp_path, DEFAULT["tiles"], seed, value)
     once = tables.rendered(text, tmp_path)
     assert "magnetic tiles | 256 | 0.750" in once
     assert tables.rendered(once, tmp_path) == once
@@ -113,7 +125,7 @@ class Machine:
     def __init__(self, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.out, self.seen, self.commit = out, list[int](), "abc"
         self.fails = self.interrupted = -1
-        monkeypatch.setattr(results, "commit", lambda: self.commit)
+        monkeypatch.setattr(run_rows, "commit_of_code", lambda: self.commit)
         monkeypatch.setattr(run_rows.subprocess, "run", self.run)
         argv = ["run_rows.py", "--rows", "demo", "--out", str(out), "--runs", str(out / "runs")]
         monkeypatch.setattr(sys, "argv", argv)
@@ -156,6 +168,49 @@ def test_runs_are_kept_until_the_code_changes(
     assert machine.results() == (0, [0, 1, 7])
 
 
+@pytest.mark.parametrize("out", [[], ["--out", "{}"], ["--out", "{}/trial"]])
+def test_a_trial_does_not_replace_published_figures(
+    out: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = ["run_rows.py", "--set", "trainer.max_steps=3", *out]
+    monkeypatch.setattr(sys, "argv", [part.format(tables.RESULTS) for part in typed])
+    with pytest.raises(SystemExit):
+        run_rows.main()
+    assert "name another folder" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("settings", "written"), [(["SEEDS=7"], True), (["OUT=trial"], False)])
+def test_make_writes_tables_of_published_figures_only(settings: list[str], written: bool) -> None:
+    command = ["make", "--dry-run", "results", *settings]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=record.PROJECT)
+    assert "run_rows.py" in done.stdout
+    assert ("tables.py --write" in done.stdout) is written
+
+
+@pytest.mark.slow
+def test_an_edit_marks_the_commit_of_what_it_may_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows by the files they depend on, all else by any file; in a repository of its own."""
+    timing, other = (tmp_path / f"benchmarks/{name}.py" for name in ("side_by_side", "compare"))
+    timing.parent.mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(record, "PROJECT", tmp_path)
+    for file in (timing, other):
+        file.write_text("")
+    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for arguments in (["init", "-q"], ["add", "."], [*who, "commit", "-q", "-m", "both"]):
+        subprocess.run(["git", *arguments], check=True)
+    clean = record.commit_of_code()
+    assert clean == commit_checked_out()
+    other.write_text("# edited")
+    assert record.commit_of_code() == clean
+    assert commit_checked_out() == f"{clean}-dirty"
+    timing.write_text("# edited")  # milliseconds come from it
+    assert record.commit_of_code() == f"{clean}-dirty"
+
+
 def test_a_command_has_no_places_of_a_machine() -> None:
     typed = "/home/x/accuracy.py --root /data --seeds 0 1 --out o --set a=[1]"
     said = record.command(typed.split())
@@ -177,6 +232,18 @@ def test_images_are_drawn_by_the_seed(demo_root: Path) -> None:
         keep(MVTecAD(demo_root, "part", num_workers=0), 13, 0)
 
 
+def test_no_images_are_not_all_images(demo_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import accuracy
+
+    model = Mock(**{"pre_processor.transform": None})
+    monkeypatch.setattr(accuracy.AnoSeg, "from_config", lambda *_, **__: model)
+    config = str(record.PROJECT / "configs/cpu.yaml")
+    typed = ["accuracy.py", "--root", str(demo_root), "--config", config, "--images", "0"]
+    monkeypatch.setattr(sys, "argv", typed)
+    with pytest.raises(ValueError, match="at most the 12 good images of part, got 0"):
+        accuracy.prepare(accuracy.parse(), "part", 0)
+
+
 @pytest.mark.slow
 def test_a_peer_is_run_and_kept(
     demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -184,7 +251,7 @@ def test_a_peer_is_run_and_kept(
     """On five images of the demo, timed; its file is what a table is made of."""
     (row,) = run_rows.chosen(["peers/demo/Patchcore"])
     row = row._replace(images=5)
-    monkeypatch.setattr(results, "chosen", lambda _: [row])
+    monkeypatch.setattr(run_rows, "chosen", lambda _: [row])
     places = ["--root", demo_root, "--out", tmp_path / "out", "--runs", tmp_path / "runs"]
     monkeypatch.setattr(sys, "argv", ["run_rows.py", *map(str, places)])
     assert run_rows.main() == 0, (tmp_path / "runs" / row.file(7)).with_suffix(".log").read_text()

@@ -116,8 +116,9 @@ def learning_curves(runs: list[Run], metric: str) -> dict[str, list[tuple[float,
     """Return numbers of good images and the mean of a metric, by model and data."""
     values: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
-        if run.images and metric in run.metrics:
-            values[f"{run.model}, {run.category}"][run.images].append(run.metrics[metric])
+        count = run.images or run.training_images
+        if count and metric in run.metrics:
+            values[f"{run.model}, {run.category}"][count].append(run.metrics[metric])
     return {
         name: [(count, statistics.mean(points[count])) for count in sorted(points)]
         for name, points in values.items()

@@ -33,6 +33,7 @@ class Run(NamedTuple):
         where: Device and commit, as far as they are known.
         milliseconds: Of the exported model and one image, if they were measured with the run.
         images: How many of the good images it was trained on, None if on all.
+        training_images: How many these were, all or not; None if it was not written.
     """
 
     model: str
@@ -43,6 +44,7 @@ class Run(NamedTuple):
     where: str
     milliseconds: float | None = None
     images: int | None = None
+    training_images: int | None = None
 
     @property
     def column(self) -> str:
@@ -134,6 +136,7 @@ def _read(file: Path, found: _Found) -> None:
         where=f"{content['device']}, commit {content['commit']}",
         milliseconds=measured.get("milliseconds"),
         images=content.get("images"),
+        training_images=content.get("training_images"),
     )
     found.runs.append(run)
 
