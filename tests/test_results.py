@@ -114,7 +114,7 @@ class Machine:
         self.out, self.seen, self.commit = out, list[int](), "abc"
         self.fails = self.interrupted = -1
         monkeypatch.setattr(results, "commit", lambda: self.commit)
-        monkeypatch.setattr(results.subprocess, "run", self.run)
+        monkeypatch.setattr(run_rows.subprocess, "run", self.run)
         argv = ["run_rows.py", "--rows", "demo", "--out", str(out), "--runs", str(out / "runs")]
         monkeypatch.setattr(sys, "argv", argv)
 
