@@ -202,20 +202,18 @@ def _cut(
     image: Images, height: int, width: int, draws: torch.Generator | None, region: Any
 ) -> tuple[Images, tuple[int, int, int, int]]:
     rows, columns = image.shape[-2:]
-    row, column = _pixel(region.inside, rows, columns, draws) if region else (None, None)
+    row, column = _pixel(region, rows, columns, draws) if region else (None, None)
     top, left = _start(rows, height, row, draws), _start(columns, width, column, draws)
     crop = image[..., top : top + height, left : left + width].as_subclass(Tensor)
     missing = (0, max(width - columns, 0), 0, max(height - rows, 0))
     return pad(crop, missing, mode="replicate"), (top, left, rows, columns)
 
 
-def _pixel(
-    inside: Tensor, height: int, width: int, draws: torch.Generator | None
-) -> tuple[int, int]:
-    """Return row and column of any pixel of an image that is inspected, each as likely.
-
-    By the pixels of the mask itself: stretched to a large image it has too many.
-    """
+def _pixel(region: Any, height: int, width: int, draws: torch.Generator | None) -> tuple[int, int]:
+    """Return row and column of any pixel of an image that is inspected, each as likely."""
+    inside = region.inside
+    if inside.shape[0] > height or inside.shape[1] > width:
+        inside = region.at(height, width)[0, 0]  # otherwise that is slow, and every pixel is shown
     row = int(torch.multinomial(inside.sum(1).float().cpu(), 1, generator=draws))
     column = int(torch.multinomial(inside[row].float().cpu(), 1, generator=draws))
     tall, wide = inside.shape
