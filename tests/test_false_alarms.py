@@ -23,7 +23,7 @@ from anomalib_anoseg import AnoSeg, PostProcessor
 from anomalib_anoseg.export.command import export
 from anomalib_anoseg.inference.thresholds import Thresholds
 from anomalib_anoseg.post_processor import ABOVE
-from anomalib_anoseg.report.pages import model_page
+from anomalib_anoseg.report.pages import Scores, model_page
 from anomalib_anoseg.training.hold_out import LARGEST, HeldOut
 from anomalib_anoseg.utils.false_alarms import (
     conformal_rank,
@@ -252,7 +252,8 @@ def test_from_training_to_every_export(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_a_page_says_what_to_expect() -> None:
-    html = model_page("part", {}, {}, [], [], Thresholds(0.5, 0.5), 0, promised(99, 99))
+    nothing = Scores(good=[], defective=[])
+    html = model_page("part", {}, {}, [], [], Thresholds(0.5, 0.5), nothing, promised(99, 99))
     assert "By 99 good images that training has not seen" in html
     assert "1.0% (0.1% to 3.0%, 90% interval)" in html
 

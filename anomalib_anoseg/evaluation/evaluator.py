@@ -31,17 +31,29 @@ class Evaluator(AnomalibEvaluator):
         super().__init__(val_metrics, test_metrics, compute_on_cpu)
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Update the metrics with what is inspected."""
-        del trainer, outputs
+        del trainer, outputs, batch_idx, dataloader_idx
         update(self.val_metrics, batch, _inside(pl_module, batch))
 
     def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Update the metrics with what is inspected."""
-        del trainer, outputs
+        del trainer, outputs, batch_idx, dataloader_idx
         update(self.test_metrics, batch, _inside(pl_module, batch))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
