@@ -72,6 +72,7 @@ from anomalib_anoseg.utils.checks import (
     require_whole,
     require_within,
 )
+from anomalib_anoseg.utils.inside import inside_of
 from anomalib_anoseg.utils.seeds import own_seed
 from anomalib_anoseg.utils.shapes import Images, Insides, Masks
 
@@ -346,7 +347,7 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         # Not torchvision's kind of tensor, on which the compiler fails.
         images = self.variation(batch.image.as_subclass(Tensor))
         place = batch.place if isinstance(batch, CropBatch) else None
-        inside = None if self.model.region is None else self.model.region(images, place)
+        inside = inside_of(self.model.region, images, place)
         nothing = torch.zeros_like(images[:, :1])
         images, masks = self.anomaly_generator(images, nothing, inside=inside)
         images = self.model.inspected(images, place)  # for all losses

@@ -25,6 +25,7 @@ from anomalib_anoseg.utils.false_alarms import (
     promised,
     seen,
 )
+from anomalib_anoseg.utils.inside import inside_of
 from anomalib_anoseg.utils.seeds import own_seed
 from anomalib_anoseg.utils.shapes import Images, Masks, Places, Verdicts
 
@@ -281,7 +282,7 @@ class PostProcessor(AnomalibPostProcessor):
                 parts, place = batch, None
                 if module.train_crop is not None:
                     parts, place = random_crops(batch, module.train_crop, region)
-                inside = None if region is None else region(parts, place)
+                inside = inside_of(region, parts, place)
                 for _ in range(math.ceil(SYNTHETIC_IMAGES / len(images))):
                     nothing = torch.zeros_like(parts[:, :1])
                     synthetic, masks = generator(parts, nothing, inside=inside)

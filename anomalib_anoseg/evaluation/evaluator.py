@@ -10,6 +10,7 @@ from torch.nn import ModuleList
 
 from anomalib_anoseg.evaluation.inspected import update
 from anomalib_anoseg.evaluation.metrics import AUPR, AUPRO, AUROC, F1Score, IoU, IoUMax
+from anomalib_anoseg.utils.inside import inside_of
 
 
 class Evaluator(AnomalibEvaluator):
@@ -74,7 +75,7 @@ class Evaluator(AnomalibEvaluator):
 
 def _inside(module: Any, batch: Any) -> Any:
     region = getattr(getattr(module, "model", None), "region", None)
-    return None if region is None else region(batch.image)
+    return inside_of(region, batch.image)
 
 
 def default_metrics() -> list[AnomalibMetric]:

@@ -19,6 +19,7 @@ from anomalib_anoseg.anomaly_generator import AnomalyGenerator
 from anomalib_anoseg.evaluation.metrics import IoU
 from anomalib_anoseg.training.crops import cut_randomly, random_crops
 from anomalib_anoseg.training.hold_out import HeldOut
+from anomalib_anoseg.utils.inside import inside_of
 from anomalib_anoseg.utils.seeds import own_seed
 from anomalib_anoseg.utils.signal_stack import kept_signal_stack
 
@@ -127,7 +128,7 @@ def calibration_samples(
                 else random_crops(image.cpu(), side, region)
             )
             several = seen.expand(1 + repeats, -1, -1, -1)
-            inside = None if region is None else region(seen, place)
+            inside = inside_of(region, seen, place)
             nothing = torch.zeros_like(several[:, :1])
             images, masks = generator(several, nothing, inside=inside)
         if is_fixed and not takes_tiles:

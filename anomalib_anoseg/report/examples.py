@@ -25,6 +25,7 @@ from anomalib_anoseg.report.thumbnails import (
     short_name,
     small,
 )
+from anomalib_anoseg.utils.inside import inside_of
 
 
 class Example(NamedTuple):
@@ -124,7 +125,7 @@ def answers(
             yield Failure(name, printable(reason(error)))
             continue
         region = model.model.region
-        update(metrics, seen, None if region is None else region(seen.anomaly_map))
+        update(metrics, seen, inside_of(region, seen.anomaly_map))
         if region is not None:
             seen.image = outlined(batch.image, region(batch.image))
         for example in make_examples(seen, mask, threshold):

@@ -22,6 +22,7 @@ from anomalib_anoseg.training.region_check import fit_mask
 from anomalib_anoseg.utils.checks import require_positive
 from anomalib_anoseg.utils.files import complete_file
 from anomalib_anoseg.utils.images import read_image
+from anomalib_anoseg.utils.inside import inside_of
 from anomalib_anoseg.utils.seeds import own_seed
 from anomalib_anoseg.utils.shapes import Images, Places
 
@@ -81,7 +82,7 @@ def sheet(
             msg = f"{folder}: no image could be read"
             raise ValueError(msg)
         good, place = (torch.cat(parts) for parts in zip(*images, strict=True))
-        inside = None if inspected is None else inspected(good, place)
+        inside = inside_of(inspected, good, place)
         if inside is not None and not inside.any():
             msg = f"nothing of the region is left at {size} x {size} pixels: give a larger --size"
             raise ValueError(msg)

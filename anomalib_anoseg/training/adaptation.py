@@ -18,6 +18,7 @@ from anomalib_anoseg.training.hold_out import count_of, kept_or_reread, spread
 from anomalib_anoseg.training.region_check import check_region
 from anomalib_anoseg.training.remembering import TrainingImages, number_of
 from anomalib_anoseg.utils.image_header import read_header
+from anomalib_anoseg.utils.inside import inside_of
 from anomalib_anoseg.utils.seeds import own_seed
 from anomalib_anoseg.utils.shapes import Images, Places
 
@@ -175,7 +176,7 @@ def _called_defective(model: Any, images: Sequence[Images]) -> tuple[int, int, i
                 part, place = image, None
                 if model.train_crop is not None:
                     part, place = random_crops(image, model.train_crop, region)
-                inside = None if region is None else region(part, place)
+                inside = inside_of(region, part, place)
                 nothing = torch.zeros_like(part[:, :1])
                 changed, mask = model.anomaly_generator(part, nothing, inside=inside)
                 if mask.any():

@@ -55,7 +55,7 @@ class DataCheck(Callback):
             headers |= {path: read_header(path) for path in images if path not in headers}
             if isinstance(dataset, SyntheticAnomalyDataset):
                 _refuse_deep({path: headers[path] for path in images})
-        if stage != "predict":
+        if stage in ("fit", "validate"):
             check_region(pl_module, headers)
         _warn_of_pages(headers)
         if stage == "fit":
@@ -65,7 +65,7 @@ class DataCheck(Callback):
             _check_masks(dict.fromkeys(masks), grey_is_error=stage == "test")
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check the region once more: that of a checkpoint is known only now."""
+        """Check the region, which a checkpoint may have brought only now."""
         del trainer
         check_region(pl_module, self._headers)
 

@@ -1,5 +1,6 @@
 """Masks that cannot be meant, told from their files."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,12 +56,7 @@ def check_mask(image_path: Path, mask_path: Path) -> Header:
             )
         raise ValueError(msg)
     levels = [level for level, count in enumerate(values) if count]
-    if len(levels) > 2:
-        msg = (
-            f"mask {mask_path} has {len(levels)} grey values from {levels[0]} to {levels[-1]}, of "
-            "which every one above 0 counts as a defect: save it with two values, as PNG"
-        )
-        raise GreyMaskError(msg)
+    _require_two_values(f"mask {mask_path}", levels, "a defect")
     return image
 
 
@@ -69,7 +65,8 @@ def read_region(path: Path) -> NDArray[np.bool_]:
 
     Raises:
         OSError: If there is no such file.
-        ValueError: If it is transparent, has more than two values, is too large or cannot be read.
+        GreyMaskError: If it has more than two values.
+        ValueError: If it is transparent, too large or cannot be read.
     """
     values = read_image(path).max(-1)
     with Image.open(path) as mask:
@@ -80,11 +77,15 @@ def read_region(path: Path) -> NDArray[np.bool_]:
     if max(values.shape) > LONGEST:
         msg = f"region {path} has a side of more than {LONGEST} pixels: give polygons instead"
         raise ValueError(msg)
-    if len(levels := np.unique(values)) > 2:
-        msg = (
-            f"region {path} has {len(levels)} grey values from {levels[0]} to {levels[-1]}, of "
-            "which every one above 0 counts as inspected: save it with two values, as PNG"
-        )
-        raise ValueError(msg)
+    _require_two_values(f"region {path}", np.unique(values).tolist(), "inspected")
     inside: NDArray[np.bool_] = values > 0
     return inside
+
+
+def _require_two_values(name: str, levels: Sequence[float], counts_as: str) -> None:
+    if len(levels) > 2:
+        msg = (
+            f"{name} has {len(levels)} grey values from {levels[0]} to {levels[-1]}, of "
+            f"which every one above 0 counts as {counts_as}: save it with two values, as PNG"
+        )
+        raise GreyMaskError(msg)
