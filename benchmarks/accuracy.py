@@ -96,6 +96,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--set", nargs="*", default=[], metavar="model.init_args.X=Y")
     parser.add_argument("--out", type=Path, default=Path("results/accuracy"))
     parser.add_argument("--runs", type=Path, help="where checkpoints go; without it OUT/runs")
+    parser.add_argument("--at-once", type=int, default=1, help="how many runs share the machine")
     return parser.parse_args()
 
 
@@ -176,6 +177,7 @@ def run(arguments: argparse.Namespace, category: str, seed: int) -> dict[str, An
         "name": arguments.name or arguments.model,
         **where,
         **used(training.trainer),
+        "at_once": arguments.at_once,
         "config": str(arguments.config),
         "set": arguments.set,
         "batch": data.train_batch_size,

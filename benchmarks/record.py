@@ -21,9 +21,9 @@ PROJECT = Path(__file__).parents[1]
 CODE = (
     "anomalib_anoseg", ":!anomalib_anoseg/report", ":!anomalib_anoseg/inference", "configs",
     "benchmarks/accuracy.py", "benchmarks/peers.py",
-    "benchmarks/inference.py", "benchmarks/side_by_side.py",  # ms and MB
 )  # fmt: skip
-PLACES = {"--root", "--out", "--runs"}  # of one machine; the same command has others elsewhere
+# Of one machine; the same command has others elsewhere.
+PLACES = {"--root", "--out", "--runs", "--at-once"}
 
 
 def stem(name: str, category: str, images: int | None, seed: int) -> str:

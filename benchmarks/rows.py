@@ -28,7 +28,6 @@ class Row(NamedTuple):
         model: One of anomalib's, or ours.
         steps: In the name of the settings, if they are fewer than the configuration's.
         images: Good images to train on, all if None.
-        latency: Whether the exported model is timed.
     """
 
     key: str
@@ -40,7 +39,6 @@ class Row(NamedTuple):
     model: str = "AnoSeg"
     steps: int | None = None
     images: int | None = None
-    latency: bool = False
 
     @property
     def name(self) -> str:
@@ -54,7 +52,7 @@ class Row(NamedTuple):
             "--model", self.model, "--name", self.name, "--categories", self.category,
             "--config", f"configs/{self.config}.yaml", "--seeds", str(seed),
             *(["--images", str(self.images)] if self.images else []),
-            *(["--latency"] if self.latency else []), "--set", *self.changed, *steps, *more,
+            "--set", *self.changed, *steps, *more,
         ]  # fmt: skip
 
     def file(self, seed: int) -> Path:
@@ -90,11 +88,10 @@ CPU = {  # with minutes that a reader without a GPU can expect
 # Models beside each other are trained on one machine, in float32.
 BESIDE = {
     (key, model): Row(
-        f"peers/{key}/{model}", "peers", data.category, data.config, (7,), (ANY,), model,
-        latency=True,
+        f"peers/{key}/{model}", "peers", data.category, data.config, (7,), (ANY,), model
     )
     for (key, data), model in product(DATA.items(), MODELS)
-}  # fmt: skip
+}
 FEWER = {
     (key, model, count): Row(
         f"images/{key}/{model}/{count}", "images", DATA[key].category, DATA[key].config, SEEDS,
@@ -160,7 +157,7 @@ TABLES = {
     "cpu": Table(("data", "pixels"), FIGURES | MINUTES, _lines(CPU)),
     "peers": Table(
         ("data", "pixels", "model"),
-        BEST | MINUTES | {"milliseconds": "ms", "megabytes": "MB"},
+        BEST | MINUTES,
         [
             Line((DATA[key].label, DATA[key].pixels, model), [row])
             for (key, model), row in BESIDE.items()

@@ -3,13 +3,17 @@
 Usage: python benchmarks/run_rows.py --root DATASETS [--rows demo bottle 'peers/*'] [--seeds 0]
 A run is kept if its file is of the same command and of a commit with the same code, so this may be
 stopped and started again. One that fails is reported at the end and costs no other. --list only
-says what there is. benchmarks/tables.py writes the tables of the documents.
+says what there is. --jobs runs several at once, which a GPU has room for; then their minutes are
+those of runs that shared a machine, and say so. benchmarks/tables.py writes the tables of the
+documents.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -26,16 +30,28 @@ def main() -> int:
     failed = []
     jobs = [(row, seed) for row in chosen(arguments.rows) for seed in row.seeds]
     jobs = [(row, seed) for row, seed in jobs if seed in (arguments.seeds or row.seeds)]
+    pool = ThreadPoolExecutor(arguments.jobs)
+
+    def interruptible(row: Row, seed: int) -> str:
+        try:
+            return job(row, seed, arguments)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)  # before this thread takes the next
+            raise
+
     try:
-        for number, (row, seed) in enumerate(jobs, 1):
+        runs = [pool.submit(interruptible, row, seed) for row, seed in jobs]
+        for number, ((row, seed), run) in enumerate(zip(jobs, runs, strict=True), 1):
             print(f"[{number}/{len(jobs)}] {row.key}, seed {seed}: ", end="", flush=True)
-            said = job(row, seed, arguments)
+            said = run.result()
             print(said, flush=True)
             if said.startswith("failed"):
                 failed.append(f"{row.key}, seed {seed}")
     except KeyboardInterrupt:
         print("stopped; the same command goes on here")
         return 130
+    finally:
+        pool.shutdown(cancel_futures=True)
     if failed:
         print("failed:", "; ".join(failed))
     return int(bool(failed))
@@ -51,6 +67,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--set", nargs="*", default=[], metavar="trainer.X=Y", help="to try it, with --out"
     )
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once")
     parser.add_argument("--list", action="store_true", help="run nothing")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--runs", type=Path, default=PROJECT / "results/rows", help="checkpoints")
@@ -86,14 +103,19 @@ def job(row: Row, seed: int, arguments: argparse.Namespace) -> str:
         return f"no data, {arguments.root / row.category}"
     if arguments.list:
         return "to be run"
-    log = (arguments.runs / row.file(seed)).with_suffix(".log").resolve()
+    runs = (arguments.runs / row.file(seed)).with_suffix("").resolve()
+    log = runs.with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)
-    places = {"--root": arguments.root, "--out": file.parent, "--runs": arguments.runs}
-    where = [part for name, path in places.items() for part in (name, str(path.resolve()))]
+    # A folder for each: Lightning numbers those of runs that it finds there.
+    places = {"--root": arguments.root.resolve(), "--out": file.parent.resolve(), "--runs": runs}
+    here = {"--at-once": arguments.jobs} | places
+    where = [str(part) for pair in here.items() for part in pair]
+    threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
     with log.open("w") as stream:
         done = subprocess.run(
             [sys.executable, "-W", "ignore", script, *where, *options],
             check=False, cwd=PROJECT, stdout=stream, stderr=subprocess.STDOUT,
+            env={"OMP_NUM_THREADS": str(threads)} | os.environ,
         )  # fmt: skip
     if done.returncode:
         return f"failed, see {log}"

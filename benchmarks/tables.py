@@ -23,7 +23,7 @@ from rows import TABLES, Line, Row, Table
 RESULTS = PROJECT / "benchmarks/results"
 DOCUMENTS = [PROJECT / "README.md", PROJECT / "docs/results.md"]
 MARKED = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
-DIGITS = {"threshold_gap": 2, "minutes": 2, "milliseconds": 1, "megabytes": 1}  # 3 for all others
+DIGITS = {"threshold_gap": 2, "minutes": 2}  # 3 for all others
 
 Runs = list[dict[str, Any]]
 
@@ -103,6 +103,9 @@ def _origin(runs: Runs) -> str:
     parts = [_seeds([run["seed"] for run in runs])]
     for key, before in (("precision", ""), ("device", ""), ("commit", "commit ")):
         parts.append(before + " and ".join(sorted({run[key] for run in runs})))
+    at_once = max(run["at_once"] for run in runs)
+    if at_once > 1:  # a bound for the minutes
+        parts.append(f"{at_once} runs at once")
     return "; ".join(parts)
 
 

@@ -63,7 +63,7 @@ def publish(folder: Path, row: Row, seed: int, value: float, **about: Any) -> Pa
     """Write the file of a run, all of whose figures are the same."""
     file = folder / row.file(seed)
     file.parent.mkdir(exist_ok=True)
-    where = {"precision": "32-true", "device": "a CPU", "commit": "abc"} | about
+    where = {"precision": "32-true", "device": "a CPU", "commit": "abc", "at_once": 1} | about
     metrics = dict.fromkeys((*FIGURES, "threshold_gap", "minutes"), value)
     file.write_text(json.dumps({"seed": seed, **where, "metrics": metrics}))
     return file
@@ -193,11 +193,11 @@ def test_an_edit_marks_the_commit_of_what_it_may_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows by the files they depend on, all else by any file; in a repository of its own."""
-    timing, other = (tmp_path / f"benchmarks/{name}.py" for name in ("side_by_side", "compare"))
-    timing.parent.mkdir()
+    script, other = (tmp_path / f"benchmarks/{name}.py" for name in ("accuracy", "compare"))
+    script.parent.mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(record, "PROJECT", tmp_path)
-    for file in (timing, other):
+    for file in (script, other):
         file.write_text("")
     who = ["-c", "user.name=a", "-c", "user.email=a@b"]
     for arguments in (["init", "-q"], ["add", "."], [*who, "commit", "-q", "-m", "both"]):
@@ -207,7 +207,7 @@ def test_an_edit_marks_the_commit_of_what_it_may_change(
     other.write_text("# edited")
     assert record.commit_of_code() == clean
     assert commit_checked_out() == f"{clean}-dirty"
-    timing.write_text("# edited")  # milliseconds come from it
+    script.write_text("# edited")
     assert record.commit_of_code() == f"{clean}-dirty"
 
 
@@ -248,7 +248,7 @@ def test_no_images_are_not_all_images(demo_root: Path, monkeypatch: pytest.Monke
 def test_a_peer_is_run_and_kept(
     demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On five images of the demo, timed; its file is what a table is made of."""
+    """On five images of the demo; its file is what a table is made of."""
     (row,) = run_rows.chosen(["peers/demo/Patchcore"])
     row = row._replace(images=5)
     monkeypatch.setattr(run_rows, "chosen", lambda _: [row])
@@ -258,5 +258,4 @@ def test_a_peer_is_run_and_kept(
     (result,) = tables.read(row, tmp_path / "out")
     assert (result["training_images"], result["batch"], result["seed"]) == (5, 32, 7)
     assert result["metrics"]["pixel_AUROC"] > 0.8  # measured: trained, and tested by its maps
-    assert result["metrics"]["milliseconds"] > 0
     assert result["precision"] == "32-true"
