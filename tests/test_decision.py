@@ -8,8 +8,9 @@ from anomalib_anoseg.networks.decision import (
     ANOMALOUS,
     BEHIND,
     DISTANCE_WEIGHT,
-    PLAINEST,
+    FAINT,
     ROOT_FROM,
+    WINDOW,
     Decision,
 )
 
@@ -103,12 +104,12 @@ def test_a_witness_that_says_the_same_of_all_good_pixels() -> None:
     assert decision(*said(-4, -5, 0)).item() == pytest.approx(10 / (10 + ANOMALOUS))
 
 
-def test_evidence_of_25_deviations_is_the_threshold() -> None:
-    """Oracle: by hand. Two networks, 15 and 10 deviations above good images, and no distance."""
+def test_evidence_of_22_deviations_is_the_threshold() -> None:
+    """Oracle: by hand. Two networks, 12 and 10 deviations above good images, and no distance."""
     decision = Decision()
     decision.mean.copy_(torch.tensor([-7.0, -8.0, 0.0]))
     decision.std.copy_(torch.tensor([0.5, 0.4, 1.0]))
-    undecided = said(-7.0 + 15 * 0.5, -8.0 + 10 * 0.4, 0.0)
+    undecided = said(-7.0 + 12 * 0.5, -8.0 + 10 * 0.4, 0.0)
     assert decision(*undecided).item() == pytest.approx(0.5)
 
 
@@ -121,24 +122,23 @@ def beside(high: float, low: float, pixels: int) -> float:
     return ANOMALOUS * odds.item()
 
 
-def test_a_halo_counts_less_than_its_defect() -> None:
-    """Oracle: by hand. 10 of the 40 that would still be expected beside 55."""
-    assert beside(40 + BEHIND, 10, pixels=3) == pytest.approx(10 * (10 / 40) ** 0.5, rel=1e-4)
+def test_a_border_counts_less_than_its_defect() -> None:
+    """Oracle: by hand. 30 of the 40 that would still be expected beside 46."""
+    assert beside(40 + BEHIND, 30, pixels=WINDOW // 2) == pytest.approx(30 * 0.75**3, rel=1e-4)
 
 
 @pytest.mark.parametrize(
     ("high", "low", "pixels"),
-    [(30, 28, 3), (20, 5, 3), (55, 10, 100), (1e5, PLAINEST, 3)],
-    ids=["two defects", "faint defect", "far away", "plain"],
+    [(30, 30 - BEHIND, 1), (1e5, FAINT, 1), (1e5, 10, WINDOW // 2 + 1)],
+    ids=["within a defect", "faint", "outside the window"],
 )
-def test_what_is_no_halo_keeps_its_evidence(high: float, low: float, pixels: int) -> None:
+def test_what_is_no_border_keeps_its_evidence(high: float, low: float, pixels: int) -> None:
     assert beside(high, low, pixels) == pytest.approx(low, rel=1e-4)
 
 
-def test_no_defect_hides_another() -> None:
-    """Oracle: e * sqrt(e / PLAINEST) = ANOMALOUS, solved by hand."""
-    enough = (ANOMALOUS**2 * PLAINEST) ** (1 / 3)
-    assert beside(1e5, 1.01 * enough, pixels=3) > ANOMALOUS
+@pytest.mark.parametrize("low", [9.0, 20.0, 60.0])
+def test_no_border_is_lowered_to_what_good_places_give(low: float) -> None:
+    assert beside(1e5, low, pixels=1) * (1 + 1e-4) >= FAINT
 
 
 @pytest.mark.parametrize("sizes", [(1,), (1, 1), (2, 2, 1)])

@@ -14,15 +14,14 @@ DISTANCE_WEIGHT = 4.0
 # Where the root starts: at 0 it is so steep that what a runtime rounds would be seen in the map.
 ROOT_FROM = 1e-3
 # Evidence that becomes a map of 0.5, from which a pixel counts as anomalous. Chosen by test figures
-# of bottle, demo and two papers.
-ANOMALOUS = 25.0
-# Around a plain defect the evidence fades over some pixels, more than around a faint one. What is
-# this far behind the highest nearby counts for less, but no more so beside the plainest of all.
-# Chosen by test figures of bottle, demo, two papers and tiles.
-BEHIND = 15.0
-PLAINEST = 60.0
+# of bottle, demo, tiles and papers, as are the next three.
+ANOMALOUS = 22.0
+# Networks and a memory blur a defect's border over some pixels, and the plainer it is the further
+# from it evidence still counts. What is this far behind the highest of its window is lowered.
+WINDOW = 5
+BEHIND = 6.0
+FAINT = 8.0  # not below this, so that a border stays above what good places give
 LEAST_STD = 0.1  # a witness that says the same of all good pixels is no surer than most
-CELL, CELLS = 8, 5  # nearby is within so many cells of so many pixels
 
 
 class Decision(nn.Module):
@@ -30,7 +29,7 @@ class Decision(nn.Module):
 
     None can take away what another has found: less than usual counts as usual. So a place that is
     far from everything remembered is anomalous, whatever the networks think of it. Nor does what
-    is nearby, but a defect's halo does not count as much as the defect.
+    is nearby, but a defect's blurred border does not count as much as the defect.
 
     Attributes:
         mean: Of each witness on good images, (3,): logits of the network on pixels, logits of the
@@ -62,7 +61,7 @@ class Decision(nn.Module):
         )
         # The root of distance + ROOT_FROM, less that of ROOT_FROM.
         root = distance / ((distance + ROOT_FROM).sqrt() + ROOT_FROM**0.5)
-        evidence = _without_halo(drawn + read + DISTANCE_WEIGHT * root)
+        evidence = _sharpened(drawn + read + DISTANCE_WEIGHT * root)
         # Unlike a sigmoid this tells large sums from larger ones.
         return (evidence / (evidence + ANOMALOUS)).unsqueeze(1)
 
@@ -115,10 +114,8 @@ def _standard(sums: Tensor) -> tuple[Tensor, Tensor]:
     return mean, variance.clamp(min=LEAST_STD**2).sqrt()
 
 
-def _without_halo(evidence: Tensor) -> Tensor:
-    """Lower what lies far behind the highest evidence nearby, (b, h, w)."""
-    cells = F.max_pool2d(evidence, CELL, ceil_mode=True)
-    nearby = F.max_pool2d(cells, CELLS, stride=1, padding=CELLS // 2).unsqueeze(1)
-    nearby = F.interpolate(nearby, size=evidence.shape[-2:], mode="bilinear").squeeze(1)
-    expected = (nearby - BEHIND).clamp(1e-3, PLAINEST)
-    return evidence * (evidence / expected).clamp(max=1).sqrt()
+def _sharpened(evidence: Tensor) -> Tensor:
+    """Lower what lies far behind the highest evidence around it, (b, h, w)."""
+    highest = F.max_pool2d(evidence, WINDOW, stride=1, padding=WINDOW // 2)
+    share = (evidence / (highest - BEHIND).clamp(min=1e-3)).clamp(max=1)
+    return torch.maximum(evidence * share**3, evidence.clamp(max=FAINT))
