@@ -18,6 +18,7 @@ from anomalib_anoseg.torch_model import image_score
 from anomalib_anoseg.training.crops import random_crops
 from anomalib_anoseg.training.hold_out import HeldOut
 from anomalib_anoseg.utils.checks import require_not_negative, require_share, require_whole
+from anomalib_anoseg.utils.cuts import for_rate, halfway, separate
 from anomalib_anoseg.utils.false_alarms import (
     FalseAlarms,
     conformal_rank,
@@ -27,14 +28,12 @@ from anomalib_anoseg.utils.false_alarms import (
 )
 from anomalib_anoseg.utils.inside import inside_of
 from anomalib_anoseg.utils.seeds import own_seed
-from anomalib_anoseg.utils.shapes import Images, Masks, Places, Verdicts
+from anomalib_anoseg.utils.shapes import Images, Masks, Places
 
 SYNTHETIC_IMAGES = 64  # at least; few held-out images are used several times
 BATCH, PIXELS = 16, 2**22  # at most at once, whichever is less
 WITHIN = (1e-6, 1 - 1e-6)
-# In log odds, what a threshold is above the score that it is set by: another runtime rounds, and
-# many good images may have this same score.
-ABOVE = 1e-3
+OF_GOOD_IMAGES = ("good_scores", "good_peaks")
 
 
 class PostProcessor(AnomalibPostProcessor):
@@ -56,6 +55,10 @@ class PostProcessor(AnomalibPostProcessor):
     images trained on would not do, not even with each left out of the memory: the decoders
     have learned to draw nothing on them.
 
+    With a ``mask_false_alarm_rate`` the same is promised of masks, by the highest pixel of each of
+    these images: at most this share of good images has a mask with any pixel. It only raises the
+    pixel threshold, since a lower one would find more of a defect's surroundings, not more defects.
+
     Maps and scores are probabilities. They are normalised by a line from 0 to the threshold and
     another one from the threshold to 1, which puts the threshold at 0.5. Nothing is clamped and no
     order is lost, so that metrics over all thresholds do not change.
@@ -71,6 +74,8 @@ class PostProcessor(AnomalibPostProcessor):
         pixel_sensitivity: Above 0.5 more pixels are called defective, (0, 1).
         false_alarm_rate: Share of good images that may be called defective, (0, 1); takes the place
             of image_sensitivity. None for the image threshold described above.
+        mask_false_alarm_rate: Share of good images that may have a pixel in their mask, (0, 1);
+            takes the place of pixel_sensitivity. None for the pixel threshold described above.
         smallest_defect: Pixels of the image as it was taken; ``anomalib-anoseg infer`` leaves out
             smaller regions, see its option of the same name. It is kept in checkpoints and exports
             for infer alone: the exported graph, anomalib's test and predict and the page have maps
@@ -79,15 +84,19 @@ class PostProcessor(AnomalibPostProcessor):
     Attributes:
         good_scores: Raw scores of the good images that set the thresholds, in order, (n,); each as
             if this image had not been among those that standardise the decision.
+        good_peaks: Likewise the highest raw value of each one's map, in order, (n,).
         usual_threshold: The image threshold without a rate.
+        usual_pixel_threshold: Likewise.
 
     Raises:
-        ValueError: If an argument is outside its range, or both a rate and an image_sensitivity
-            are given.
+        ValueError: If an argument is outside its range, or a rate is given and the sensitivity
+            that moves the same threshold.
     """
 
     good_scores: Tensor
+    good_peaks: Tensor
     usual_threshold: Tensor
+    usual_pixel_threshold: Tensor
 
     def __init__(
         self,
@@ -98,15 +107,10 @@ class PostProcessor(AnomalibPostProcessor):
         pixel_sensitivity: float = 0.5,
         false_alarm_rate: float | None = None,
         smallest_defect: int = 0,
+        mask_false_alarm_rate: float | None = None,
     ) -> None:
-        if false_alarm_rate is not None:
-            require_share("false_alarm_rate", false_alarm_rate)
-            if image_sensitivity != 0.5:
-                msg = (
-                    "false_alarm_rate and image_sensitivity both move the image threshold: "
-                    f"give one of them, got {false_alarm_rate} and {image_sensitivity}"
-                )
-                raise ValueError(msg)
+        _check_rate("image", "false_alarm_rate", false_alarm_rate, image_sensitivity)
+        _check_rate("pixel", "mask_false_alarm_rate", mask_false_alarm_rate, pixel_sensitivity)
         require_whole("smallest_defect", smallest_defect)
         require_not_negative("smallest_defect", smallest_defect)
         super().__init__(
@@ -123,33 +127,41 @@ class PostProcessor(AnomalibPostProcessor):
         for buffer in (self._image_threshold, self._pixel_threshold):
             buffer.fill_(0.5)
         self.false_alarm_rate = false_alarm_rate
+        self.mask_false_alarm_rate = mask_false_alarm_rate
         self.smallest_defect = smallest_defect
-        self.register_buffer("good_scores", torch.empty(0))
-        self.register_buffer("usual_threshold", torch.tensor(0.5))
+        for name in OF_GOOD_IMAGES:
+            self.register_buffer(name, torch.empty(0))
+        for name in ("usual_threshold", "usual_pixel_threshold"):
+            self.register_buffer(name, torch.tensor(0.5))
         self._held_out: HeldOut | None = None
         self._step = -1
 
     @property
     def _checkpoint_config_keys(self) -> tuple[str, ...]:
-        return (*super()._checkpoint_config_keys, "false_alarm_rate", "smallest_defect")
+        ours = ("false_alarm_rate", "mask_false_alarm_rate", "smallest_defect")
+        return (*super()._checkpoint_config_keys, *ours)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         """Take as many scores as there are."""
-        if (saved := state_dict.get(f"{prefix}good_scores")) is not None:
-            self.good_scores = self.good_scores.new_empty(saved.shape)
+        for name in OF_GOOD_IMAGES:
+            if (saved := state_dict.get(prefix + name)) is not None:
+                setattr(self, name, getattr(self, name).new_empty(saved.shape))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     @property
     def normalized_good_scores(self) -> Tensor:
         """Scores of the good images, (n,), in the units in which an image gets its own."""
-        if not self.enable_normalization:
-            return self.good_scores
         limits = self.image_min, self.image_max, self.image_threshold
-        scores = self._normalize(self.good_scores, *limits)
-        assert scores is not None
-        return scores
+        return self._in_units_of_answers(self.good_scores, *limits)
+
+    def _in_units_of_answers(self, values: Tensor, *limits: Tensor) -> Tensor:
+        if not self.enable_normalization:
+            return values
+        normalized = self._normalize(values, *limits)
+        assert normalized is not None
+        return normalized
 
     @property
     def false_alarms(self) -> FalseAlarms | None:
@@ -157,15 +169,15 @@ class PostProcessor(AnomalibPostProcessor):
 
         With a rate what the threshold promises, without one what was seen on the same images.
         """
-        scores = self.normalized_good_scores
-        if not len(scores):
-            return None
-        within = int((scores <= self.normalized_image_threshold).sum())
-        if self.false_alarm_rate is None:
-            return seen(len(scores), len(scores) - within)
-        return promised(
-            len(scores), min(within, conformal_rank(len(scores), self.false_alarm_rate))
-        )
+        cut = self.normalized_image_threshold
+        return _expected(self.normalized_good_scores, cut, self.false_alarm_rate)
+
+    @property
+    def mask_false_alarms(self) -> FalseAlarms | None:
+        """How many good images will have a mask with any pixel; likewise."""
+        limits = self.pixel_min, self.pixel_max, self.pixel_threshold
+        peaks = self._in_units_of_answers(self.good_peaks, *limits)
+        return _expected(peaks, self.normalized_pixel_threshold, self.mask_false_alarm_rate)
 
     def export_metadata(self) -> dict[str, str]:
         """Return what an exported file says beside its thresholds, see its ``to_openvino``."""
@@ -177,6 +189,11 @@ class PostProcessor(AnomalibPostProcessor):
             metadata["false_alarm_interval"] = f"{found.low:.8g} {found.high:.8g}"
             if self.false_alarm_rate is not None:
                 metadata["false_alarm_rate_asked"] = f"{self.false_alarm_rate:.8g}"
+        if (found := self.mask_false_alarms) is not None:
+            metadata["mask_false_alarm_rate"] = f"{found.expected:.8g}"
+            metadata["mask_false_alarm_interval"] = f"{found.low:.8g} {found.high:.8g}"
+            if self.mask_false_alarm_rate is not None:
+                metadata["mask_false_alarm_rate_asked"] = f"{self.mask_false_alarm_rate:.8g}"
         return metadata
 
     def __getstate__(self) -> dict[str, Any]:
@@ -189,14 +206,21 @@ class PostProcessor(AnomalibPostProcessor):
         self._release()  # a run before this one may have ended in an error
         if stage == "fit" and isinstance(datamodule, AnomalibDataModule):
             prepare: Any = pl_module.pre_processor
-            rate = self.false_alarm_rate
-            self._held_out = HeldOut(datamodule, prepare, images_needed(rate) if rate else 0)
+            wanted = max((images_needed(rate) for rate in self._rates.values()), default=0)
+            self._held_out = HeldOut(datamodule, prepare, wanted)
             self._step = -1
-        elif stage == "fit" and self.false_alarm_rate is not None:
+        elif stage == "fit" and self._rates:
+            asked = ", ".join(f"{name}={rate}" for name, rate in self._rates.items())
             rank_zero_warn(
-                f"false_alarm_rate={self.false_alarm_rate} has no effect: good images are held out "
-                "of a data module of anomalib only, and this run has none"
+                f"{asked} without effect: good images are held out of a data module of anomalib "
+                "only, and this run has none"
             )
+
+    @property
+    def _rates(self) -> dict[str, float]:
+        """Those that are asked for, by name."""
+        names = ("false_alarm_rate", "mask_false_alarm_rate")
+        return {name: rate for name in names if (rate := getattr(self, name)) is not None}
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Put the held-out images back: the data module may serve another model next."""
@@ -254,6 +278,7 @@ class PostProcessor(AnomalibPostProcessor):
         """
         generator = AnomalyGenerator(replace(module.anomaly_generator.anomalies, synthetic_share=1))
         scores: list[list[Tensor]] = [[], []]
+        peaks: list[Tensor] = []
         unseen: list[Tensor] = []
         remembers, region = module.model.memory is not None, module.model.region
         best = IoUMax(fields=["anomaly_map", "gt_mask"]).to(module.device)
@@ -261,6 +286,8 @@ class PostProcessor(AnomalibPostProcessor):
         def look(images: Images, masks: Masks, label: int, place: Places | None = None) -> None:
             answer = module.model(images, place=place)
             scores[label].append(answer.pred_score)
+            if label == 0:
+                peaks.append(answer.anomaly_map.amax((1, 2, 3)))
             if not remembers:
                 best.update(ImageBatch(images, anomaly_map=answer.anomaly_map, gt_mask=masks > 0))
 
@@ -275,6 +302,7 @@ class PostProcessor(AnomalibPostProcessor):
                     # The decision was standardised by these images themselves.
                     apart = decision.left_out(said, sums, sum(map(len, unseen)))
                     unseen.append(image_score(apart))
+                    peaks.append(apart.amax((1, 2, 3)))
                 else:
                     look(batch, torch.zeros_like(batch[:, :1]), 0)
                 # A model trained on crops knows synthetic anomalies by their size in pixels, and
@@ -291,45 +319,41 @@ class PostProcessor(AnomalibPostProcessor):
         # From scratch alone scores of synthetic anomalies reach so high that halfway to them misses
         # what the real ones give: 18 of 48 on the demo, where separate misses 6.
         rule = halfway if remembers else separate
+        # A decision standardised by good images has a threshold of its own.
+        usual_pixel = torch.tensor(0.5) if remembers else best.threshold()
         # Strictly between 0 and 1, also for a map that tells nothing: both sides need a length.
         self.usual_threshold.copy_(rule(good, bad).clamp(*WITHIN))
+        self.usual_pixel_threshold.copy_(usual_pixel.clamp(*WITHIN))
         self.good_scores = torch.cat(unseen or [good]).sort().values.to(self.usual_threshold)
-        self.set_image_threshold()
-        # A decision standardised by good images has a threshold of its own.
-        pixel_threshold = torch.tensor(0.5) if remembers else best.threshold()
-        self._pixel_threshold.copy_(pixel_threshold.clamp(*WITHIN))
+        self.good_peaks = torch.cat(peaks).sort().values.to(self.usual_threshold)
+        self.set_thresholds()
 
-    def set_image_threshold(self) -> None:
-        """Set the image threshold by the rate that is asked for and the scores of good images."""
-        threshold, count = self.usual_threshold, len(self.good_scores)
-        if self.false_alarm_rate is not None and count:
-            rank = conformal_rank(count, self.false_alarm_rate)
-            score = self.good_scores[min(rank, count) - 1].cpu().double()
-            above = (score.logit(1e-12) + ABOVE).sigmoid().to(threshold)
-            threshold = above if rank <= count else torch.maximum(above, threshold)
-        self._image_threshold.copy_(threshold.clamp(*WITHIN))
+    def set_thresholds(self) -> None:
+        """Set both by the rates that are asked for, and what the maps of good images gave."""
+        image, pixel = self.usual_threshold, self.usual_pixel_threshold
+        if self.false_alarm_rate is not None and len(self.good_scores):
+            cut, kept = for_rate(self.good_scores, self.false_alarm_rate)
+            image = cut.to(image) if kept else torch.maximum(cut.to(image), image)
+        if self.mask_false_alarm_rate is not None and len(self.good_peaks):
+            cut, _ = for_rate(self.good_peaks, self.mask_false_alarm_rate)
+            pixel = torch.maximum(cut.to(pixel), pixel)
+        self._image_threshold.copy_(image.clamp(*WITHIN))
+        self._pixel_threshold.copy_(pixel.clamp(*WITHIN))
 
     def report(self) -> None:
-        """Say which image threshold was set and what is to be expected of it; warn if in vain."""
+        """Say which thresholds were set and what is to be expected of them; warn if in vain."""
         found, rate = self.false_alarms, self.false_alarm_rate
-        if found is None:
-            return
-        threshold = f"{float(self.image_threshold):.4g}"
-        if rate is None:
+        if found is not None:
             asked = "without a rate of false alarms; above it are"
-        else:
-            asked = f"for {rate:.2%} of false alarms; expect"
-        rank_zero_info(
-            f"AnoSeg's image threshold is {threshold}, set by {found.images} good images that "
-            f"training has not seen, {asked} {found}"
-        )
-        if rate is not None and found.images < (needed := images_needed(rate)):
-            rank_zero_warn(
-                f"a false-alarm rate of {rate:.2%} needs {needed} good images that training has "
-                f"not seen, and there are {found.images}: what can be promised is "
-                f"{1 / (found.images + 1):.2%}. The image threshold, {threshold}, is the higher of "
-                "the highest of their scores and of the threshold without a rate"
-            )
+            if rate is not None:
+                asked = f"for {rate:.2%} of false alarms; expect"
+            _say("image threshold", self.image_threshold, found, asked)
+            _warn_if_too_few("image threshold", self.image_threshold, found, rate)
+        found, rate = self.mask_false_alarms, self.mask_false_alarm_rate
+        if found is not None and rate is not None:
+            asked = f"for masks with any pixel on {rate:.2%} of good images; expect"
+            _say("pixel threshold", self.pixel_threshold, found, asked)
+            _warn_if_too_few("pixel threshold", self.pixel_threshold, found, rate)
 
     @staticmethod
     def _normalize(
@@ -357,26 +381,41 @@ def _in_batches(images: Sequence[Images], device: torch.device) -> Iterator[Imag
         yield torch.cat(batch).to(device)
 
 
-def halfway(good: Verdicts, bad: Verdicts) -> Tensor:
-    """Return the score halfway between good images and synthetic anomalies, in log odds.
+def _check_rate(level: str, name: str, rate: float | None, sensitivity: float) -> None:
+    if rate is None:
+        return
+    require_share(name, rate)
+    if sensitivity != 0.5:
+        msg = (
+            f"{name} and {level}_sensitivity both move the {level} threshold: give one of them, "
+            f"got {rate} and {sensitivity}"
+        )
+        raise ValueError(msg)
 
-    From the 95th percentile of the good ones, because of many some are odd, to the median of the
-    anomalies, because some can hardly be seen. Both classes' accuracies, which see no width of a
-    gap, would ask for a threshold just above the good images: too low for the next ones.
-    """
-    usual = good.double().logit(1e-12).quantile(0.95)
-    return ((usual + bad.double().logit(1e-12).median()) / 2).sigmoid()
+
+def _expected(good: Tensor, cut: Tensor, rate: float | None) -> FalseAlarms | None:
+    """Return how many good images will be above a cut, by what good images gave."""
+    if not len(good):
+        return None
+    within = int((good <= cut).sum())
+    if rate is None:
+        return seen(len(good), len(good) - within)
+    return promised(len(good), min(within, conformal_rank(len(good), rate)))
 
 
-def separate(good: Verdicts, bad: Verdicts) -> Tensor:
-    """Return the score with the best mean of both classes' accuracies.
+def _say(name: str, threshold: Tensor, found: FalseAlarms, asked: str) -> None:
+    rank_zero_info(
+        f"AnoSeg's {name} is {float(threshold):.4g}, set by {found.images} good images that "
+        f"training has not seen, {asked} {found}"
+    )
 
-    Where several are best, halfway in log odds between the scores around the widest gap.
-    """
-    cuts = torch.cat([good, bad]).sort().values.double().logit(1e-12)
-    middle = (cuts[1:] + cuts[:-1]) / 2
-    accuracy = (good.logit(1e-12)[:, None] <= middle).double().mean(0) + (
-        bad.logit(1e-12)[:, None] > middle
-    ).double().mean(0)
-    gap = torch.where(accuracy == accuracy.max(), cuts[1:] - cuts[:-1], -1)
-    return middle[gap.argmax()].sigmoid()
+
+def _warn_if_too_few(name: str, threshold: Tensor, found: FalseAlarms, rate: float | None) -> None:
+    if rate is None or found.images >= (needed := images_needed(rate)):
+        return
+    rank_zero_warn(
+        f"a false-alarm rate of {rate:.2%} needs {needed} good images that training has not seen, "
+        f"and there are {found.images}: what can be promised is {1 / (found.images + 1):.2%}. The "
+        f"{name}, {float(threshold):.4g}, is the higher of the highest of theirs and of the "
+        "threshold without a rate"
+    )

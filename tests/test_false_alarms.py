@@ -22,9 +22,9 @@ from torchvision.utils import save_image
 from anomalib_anoseg import AnoSeg, PostProcessor
 from anomalib_anoseg.export.command import export
 from anomalib_anoseg.inference.thresholds import Thresholds
-from anomalib_anoseg.post_processor import ABOVE
 from anomalib_anoseg.report.pages import Scores, model_page
 from anomalib_anoseg.training.hold_out import LARGEST, HeldOut
+from anomalib_anoseg.utils.cuts import ABOVE
 from anomalib_anoseg.utils.false_alarms import (
     conformal_rank,
     images_needed,
@@ -98,7 +98,7 @@ def with_scores(scores: list[float], usual: float = 0.6, **arguments: Any) -> Po
     made = PostProcessor(**arguments)
     made.good_scores = torch.tensor(scores).sort().values
     made.usual_threshold.fill_(usual)
-    made.set_image_threshold()
+    made.set_thresholds()
     return made.eval()
 
 
@@ -151,15 +151,65 @@ def test_without_a_rate_what_was_seen_is_said() -> None:
     assert PostProcessor().false_alarms is None
 
 
+def with_peaks(peaks: list[float], usual: float, rate: float | None) -> PostProcessor:
+    made = PostProcessor(mask_false_alarm_rate=rate)
+    made.good_scores = made.good_peaks = torch.tensor(peaks).sort().values
+    made.usual_pixel_threshold.fill_(usual)
+    made.set_thresholds()
+    return made.eval()
+
+
+def masked(made: PostProcessor, peaks: list[float]) -> list[bool]:
+    """Whether images whose maps have these highest values have a mask with any pixel."""
+    maps = 0.01 * torch.rand(len(peaks), 8, 8)
+    maps[:, 3, 5] = torch.tensor(peaks)
+    answer = made(InferenceBatch(pred_score=torch.rand(len(peaks)), anomaly_map=maps))
+    return answer.pred_mask.flatten(1).any(1).tolist()
+
+
+def test_masks_keep_a_rate_of_their_own() -> None:
+    """Of 19 good images one has a mask: the 18th of their highest pixels keeps 0.1."""
+    peaks = [0.5 + k / 100 for k in range(1, 20)]
+    made = with_peaks(peaks, 0.5, 0.1)
+    assert masked(made, peaks) == [False] * 18 + [True]
+    assert made.mask_false_alarms == promised(19, 18)
+    assert float(made.image_threshold) == 0.5
+    usual = with_peaks(peaks, 0.5, None)
+    assert masked(usual, peaks) == [True] * 19
+    assert usual.mask_false_alarms == seen(19, 19)
+
+
+def test_a_rate_of_masks_never_lowers_the_pixel_threshold() -> None:
+    made = with_peaks([0.1, 0.2, 0.3], 0.5, 0.25)
+    assert float(made.pixel_threshold) == 0.5
+    assert made.mask_false_alarms == promised(3, 3)
+    with pytest.warns(UserWarning, match=r"10.00% needs 9 good .* are 3: .* The pixel threshold"):
+        with_peaks([0.1, 0.2, 0.6], 0.5, 0.1).report()
+
+
+def test_highest_pixels_of_good_images_by_hand() -> None:
+    """Model's map is 0.1 + |x - 0.2| / 2 everywhere."""
+    images = [torch.full((1, 3, 96, 96), 0.2 + 0.02 * k) for k in (3, 1, 2)]
+    made = PostProcessor(mask_false_alarm_rate=0.5)
+    made.fit(Model(), images)
+    assert made.good_peaks.tolist() == pytest.approx([0.11, 0.12, 0.13])
+    expected = max(0.12, float(made.usual_pixel_threshold))
+    assert float(made.pixel_threshold) == pytest.approx(expected, rel=2 * ABOVE)
+
+
+@pytest.mark.parametrize("name", ["false_alarm_rate", "mask_false_alarm_rate"])
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, 1.5, float("nan"), "0.01"])
-def test_a_rate_lies_between_0_and_1(rate: Any) -> None:
-    with pytest.raises(ValueError, match="false_alarm_rate must satisfy 0 < false_alarm_rate < 1"):
-        PostProcessor(false_alarm_rate=rate)
+def test_a_rate_lies_between_0_and_1(name: str, rate: Any) -> None:
+    arguments: Any = {name: rate}
+    with pytest.raises(ValueError, match=f"{name} must satisfy 0 < {name} < 1"):
+        PostProcessor(**arguments)
 
 
 def test_arguments_that_contradict_or_make_no_sense() -> None:
     with pytest.raises(ValueError, match="both move the image threshold"):
         PostProcessor(false_alarm_rate=0.1, image_sensitivity=0.6)
+    with pytest.raises(ValueError, match="both move the pixel threshold"):
+        PostProcessor(mask_false_alarm_rate=0.1, pixel_sensitivity=0.6)
     with pytest.raises(ValueError, match=r"smallest_defect must be .*at least 0, got -1"):
         PostProcessor(smallest_defect=-1)
     with pytest.raises(ValueError, match=r"smallest_defect must be whole"):
@@ -214,15 +264,20 @@ def test_images_split_off_for_validation_are_all_used(tmp_path: Path) -> None:
 def test_from_training_to_every_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A rate goes from the constructor to checkpoint, test, export and rt_info; and to another."""
     data = module(folder_of(40, tmp_path), test_split_mode="none", val_split_mode="none")
-    post_processor = PostProcessor(false_alarm_rate=0.15, smallest_defect=7)
+    post_processor = PostProcessor(
+        false_alarm_rate=0.15, smallest_defect=7, mask_false_alarm_rate=0.3
+    )
     model = segmenter(seed=1, post_processor=post_processor)
     engine = train(model, data, tmp_path, max_epochs=1)
     path = Path(engine.trainer.checkpoint_callback.best_model_path)
     saved: Any = AnoSeg.load_from_checkpoint(path).post_processor
     assert (saved.false_alarm_rate, saved.smallest_defect) == (0.15, 7)
+    assert saved.mask_false_alarm_rate == 0.3
     for name, value in saved.state_dict().items():
         torch.testing.assert_close(value, post_processor.state_dict()[name])
-    assert len(saved.good_scores) == 6  # that keep 0.15, instead of a tenth of 40
+    assert (
+        len(saved.good_scores) == len(saved.good_peaks) == 6
+    )  # that keep 0.15, instead of a tenth of 40
 
     def said(**options: Any) -> dict[str, str]:
         capsys.readouterr()
@@ -236,6 +291,14 @@ def test_from_training_to_every_export(tmp_path: Path, capsys: pytest.CaptureFix
     assert max(scores) == pytest.approx(0.5, abs=2 * ABOVE)
     assert (first["false_alarm_rate_asked"], first["smallest_defect"]) == ("0.15", "7")
     assert float(first["false_alarm_rate"]) == pytest.approx(promised(6, 6).expected)
+    assert first["mask_false_alarm_rate_asked"] == "0.3"
+    assert float(first["mask_false_alarm_rate"]) <= 0.3
+    strict = said(mask_false_alarm_rate=0.15)
+    assert float(strict["mask_false_alarm_rate"]) == pytest.approx(promised(6, 6).expected)
+    assert float(strict["pixel_threshold"]) >= float(first["pixel_threshold"])
+    assert strict["image_threshold"] == first["image_threshold"]
+    moved_pixels = said(pixel_sensitivity=0.6)
+    assert "mask_false_alarm_rate_asked" not in moved_pixels
     other = said(false_alarm_rate=0.5, smallest_defect=0)
     # ceil(7 * 0.5) = 4 of six scores keep one half: two are above the threshold now.
     assert float(other["false_alarm_rate"]) == pytest.approx(promised(6, 4).expected)
@@ -266,3 +329,5 @@ def test_export_names_what_it_lacks(tmp_path: Path) -> None:
         export(path, output=tmp_path, false_alarm_rate=1.0)
     with pytest.raises(ValueError, match="both move the image threshold: give one"):
         export(path, output=tmp_path, false_alarm_rate=0.1, image_sensitivity=0.6)
+    with pytest.raises(ValueError, match="both move the pixel threshold: give one"):
+        export(path, output=tmp_path, mask_false_alarm_rate=0.1, pixel_sensitivity=0.6)

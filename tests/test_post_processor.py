@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from anomalib_anoseg import AnomalyGenerator, AnoSeg, PostProcessor, PreProcessor
-from anomalib_anoseg.post_processor import halfway, separate
 from anomalib_anoseg.synthesis.laws import Anomalies
 from anomalib_anoseg.training.hold_out import HeldOut
+from anomalib_anoseg.utils.cuts import halfway, separate
 
 
 def with_thresholds(pixel: float, image: float = 0.5) -> PostProcessor:

@@ -18,6 +18,7 @@ def export(
     image_sensitivity: float | None = None,
     pixel_sensitivity: float | None = None,
     false_alarm_rate: float | None = None,
+    mask_false_alarm_rate: float | None = None,
     smallest_defect: int | None = None,
     input_size: tuple[int, int] | None = None,
     tile_size: int | None = None,
@@ -40,6 +41,8 @@ def export(
         false_alarm_rate: Share of good images that may be called defective, (0, 1): sets the image
             threshold anew, by the scores of good images in the checkpoint. Not beside
             image_sensitivity.
+        mask_false_alarm_rate: Share of good images that may have a pixel in their mask, (0, 1):
+            likewise for the pixel threshold. Not beside pixel_sensitivity.
         smallest_defect: Pixels of an image; what infer leaves out by default.
         input_size: Fixed height and width of the images; left open by default.
         tile_size: Export a model of square tiles of this side for infer, which cuts images into
@@ -57,6 +60,7 @@ def export(
         "image_sensitivity": image_sensitivity,
         "pixel_sensitivity": pixel_sensitivity,
         "false_alarm_rate": false_alarm_rate,
+        "mask_false_alarm_rate": mask_false_alarm_rate,
         "smallest_defect": smallest_defect,
     }
     settings = {name: value for name, value in given.items() if value is not None}
@@ -96,40 +100,49 @@ def export(
     return 0
 
 
+# Each moves a threshold that a sensitivity moves, too.
+RATES = {
+    "false_alarm_rate": ("image", "image_sensitivity"),
+    "mask_false_alarm_rate": ("pixel", "pixel_sensitivity"),
+}
+
+
 def _check(settings: dict[str, Any]) -> None:
-    for name in ("image_sensitivity", "pixel_sensitivity"):
-        if name in settings:
-            require_within(name, settings[name], 0, 1)
-    if "false_alarm_rate" in settings:
-        require_share("false_alarm_rate", settings["false_alarm_rate"])
-        if "image_sensitivity" in settings:
-            msg = "false_alarm_rate and image_sensitivity both move the image threshold: give one"
-            raise ValueError(msg)
+    for rate, (level, sensitivity) in RATES.items():
+        if sensitivity in settings:
+            require_within(sensitivity, settings[sensitivity], 0, 1)
+        if rate in settings:
+            require_share(rate, settings[rate])
+            if sensitivity in settings:
+                msg = f"{rate} and {sensitivity} both move the {level} threshold: give one"
+                raise ValueError(msg)
     if "smallest_defect" in settings:
         require_whole("smallest_defect", settings["smallest_defect"])
         require_not_negative("smallest_defect", settings["smallest_defect"])
 
 
 def _change(post_processor: Any, settings: dict[str, Any]) -> None:
-    """Change settings of a post-processor, and the threshold that follows from them."""
+    """Change settings of a post-processor, and the thresholds that follow from them."""
     for name, value in settings.items():
         if not hasattr(post_processor, name):
             msg = f"{name} needs a post-processor of AnoSeg, which this model was trained without"
             raise ValueError(msg)
         setattr(post_processor, name, value)
-    if "false_alarm_rate" in settings:
-        _set_rate(post_processor)
-    elif "image_sensitivity" in settings and hasattr(post_processor, "false_alarm_rate"):
-        post_processor.false_alarm_rate = None  # the threshold is moved, its promise ends
+    for rate, (_, sensitivity) in RATES.items():
+        if rate in settings:
+            _require_good_images(rate, post_processor)
+            setattr(post_processor, sensitivity, 0.5)
+        elif sensitivity in settings and hasattr(post_processor, rate):
+            setattr(post_processor, rate, None)  # the threshold is moved, its promise ends
+    if RATES.keys() & settings.keys():
+        post_processor.set_thresholds()
+        post_processor.report()
 
 
-def _set_rate(post_processor: Any) -> None:
+def _require_good_images(rate: str, post_processor: Any) -> None:
     if not len(post_processor.good_scores):
         msg = (
-            "false_alarm_rate needs the scores of good images, and the checkpoint has none: train "
-            "with a data module of anomalib"
+            f"{rate} needs the scores of good images, and the checkpoint has none: train with a "
+            "data module of anomalib"
         )
         raise ValueError(msg)
-    post_processor.image_sensitivity = 0.5
-    post_processor.set_image_threshold()
-    post_processor.report()

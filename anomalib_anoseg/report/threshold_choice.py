@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from anomalib_anoseg.post_processor import separate
+from anomalib_anoseg.utils.cuts import separate
 
 DIGITS = range(2, 9)  # of a threshold that a person reads and types
 

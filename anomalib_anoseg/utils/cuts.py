@@ -1,0 +1,50 @@
+"""Where scores are cut: between good images and anomalies, or for a rate of false alarms."""
+
+import torch
+from torch import Tensor
+
+from anomalib_anoseg.utils.false_alarms import conformal_rank
+from anomalib_anoseg.utils.shapes import Verdicts
+
+# In log odds, what a threshold is above the score that it is set by: another runtime rounds, and
+# many good images may have this same score.
+ABOVE = 1e-3
+
+
+def halfway(good: Verdicts, bad: Verdicts) -> Tensor:
+    """Return the score halfway between good images and synthetic anomalies, in log odds.
+
+    From the 95th percentile of the good ones, because of many some are odd, to the median of the
+    anomalies, because some can hardly be seen. Both classes' accuracies, which see no width of a
+    gap, would ask for a threshold just above the good images: too low for the next ones.
+    """
+    usual = good.double().logit(1e-12).quantile(0.95)
+    return ((usual + bad.double().logit(1e-12).median()) / 2).sigmoid()
+
+
+def separate(good: Verdicts, bad: Verdicts) -> Tensor:
+    """Return the score with the best mean of both classes' accuracies.
+
+    Where several are best, halfway in log odds between the scores around the widest gap.
+    """
+    cuts = torch.cat([good, bad]).sort().values.double().logit(1e-12)
+    middle = (cuts[1:] + cuts[:-1]) / 2
+    accuracy = (good.logit(1e-12)[:, None] <= middle).double().mean(0) + (
+        bad.logit(1e-12)[:, None] > middle
+    ).double().mean(0)
+    gap = torch.where(accuracy == accuracy.max(), cuts[1:] - cuts[:-1], -1)
+    return middle[gap.argmax()].sigmoid()
+
+
+def for_rate(good: Verdicts, rate: float) -> tuple[Tensor, bool]:
+    """Return the lowest cut that keeps a rate of false alarms, and whether there is one.
+
+    Without one, too few images for the rate, it is that of the highest score.
+
+    Args:
+        good: Scores of good images in order, (n,), at least one.
+        rate: Share of good images that may be above, (0, 1).
+    """
+    rank = conformal_rank(len(good), rate)
+    score = good[min(rank, len(good)) - 1].cpu().double()
+    return (score.logit(1e-12) + ABOVE).sigmoid(), rank <= len(good)
