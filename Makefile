@@ -54,11 +54,12 @@ accuracy: $(INSTALLED)
 
 # Every row that README and docs/results.md publish, and their tables: hours. Files of the same code in
 # benchmarks/results are kept, so it may be stopped and started again. ROOT as above, only the demo
-# needs none; ROWS and SEEDS choose some, ROWS="demo 'peers/bottle/*'". SET tries other settings and
-# needs OUT, a folder for their files; with OUT the tables stay as they are.
+# needs none; ROWS and SEEDS choose some, ROWS="demo 'peers/bottle/*'". JOBS runs several at once. SET
+# tries other settings and needs OUT, a folder for their files; with OUT the tables stay as they are.
 results: $(INSTALLED)
 	$(BIN)/python benchmarks/run_rows.py $(if $(ROOT),--root "$(ROOT)") $(if $(ROWS),--rows $(ROWS)) \
-		$(if $(SEEDS),--seeds $(SEEDS)) $(if $(OUT),--out "$(OUT)") $(if $(SET),--set $(SET))
+		$(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS)) \
+		$(if $(OUT),--out "$(OUT)") $(if $(SET),--set $(SET))
 	$(if $(OUT),,$(BIN)/python benchmarks/tables.py --write)
 
 # Ratios, side by side; more than an hour on two cores, most of it for Draem, and more time for images

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from anomalib_anoseg.synthesis.laws import Anomalies, Variation
     from anomalib_anoseg.torch_model import AnoSegModel
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "AnoSeg": "lightning_model",

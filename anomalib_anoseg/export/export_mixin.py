@@ -113,7 +113,8 @@ class ExportMixin(AnomalibExportMixin):
         those of the good images that set the thresholds, in order and in the units of the exported
         score; ``false_alarm_rate`` is the share of good images that will be called defective,
         ``false_alarm_interval`` the ends of its 90 % interval, and ``false_alarm_rate_asked`` what
-        the threshold was set for, if for a rate; ``smallest_defect`` is what infer leaves out, and
+        the threshold was set for, if for a rate; those with ``mask_`` before say the same of good
+        images whose mask has any pixel; ``smallest_defect`` is what infer leaves out, and
         ``inspected_share`` how much of each image is looked at, if not all of it. The
         ``metadata_props`` of an ONNX file say the same, as "anoseg.image_threshold" and so on.
         """
