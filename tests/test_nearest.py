@@ -20,7 +20,7 @@ from anomalib_anoseg import AnoSeg, PreProcessor
 from anomalib_anoseg.inference.thresholds import Thresholds
 from anomalib_anoseg.networks.memory import STRIDES, Match, Memory
 from anomalib_anoseg.report.examples import make_examples
-from anomalib_anoseg.report.nearest import Comparison, compare
+from anomalib_anoseg.report.nearest import DEFECTS, Comparison, compare, highest
 from anomalib_anoseg.report.pages import Scores, model_page
 from anomalib_anoseg.training.remembering import number_of
 from anomalib_anoseg.utils.images import read_image
@@ -71,8 +71,7 @@ def peak(row: int, column: int) -> Tensor:
 
 
 def asked(model: AnoSeg, image: Tensor, row: int, column: int) -> Comparison:
-    found = compare(model, image, peak(row, column))
-    assert found is not None
+    (found,) = compare(model, image, peak(row, column), 0.5)
     return found
 
 
@@ -151,9 +150,21 @@ def test_crops_are_cut_around_their_places(model: AnoSeg) -> None:
     assert (corner[3] > 0.5).sum() == (height - height // 2 + 2) * (width - width // 2 + 2)
 
 
-def page(comparison: Comparison | None, times: int = 1) -> str:
+def test_each_defect_has_a_place_the_highest_first() -> None:
+    """By hand: the middles of four squares, by their height; the last is one too many."""
+    squares = {(10, 20): 0.7, (40, 30): 0.9, (70, 8): 0.8, (70, 60): 0.6}
+    anomaly_map = sum(value * peak(*place) for place, value in squares.items())
+    assert isinstance(anomaly_map, Tensor)
+    assert highest(anomaly_map, 0.5) == [(40, 30), (70, 8), (10, 20)]
+    assert highest(anomaly_map, 0.75) == [(40, 30), (70, 8)]
+    assert highest(anomaly_map, 0.95) == [(40, 30)]  # no defect, but what gave the score
+    assert highest(torch.zeros(1, HEIGHT, WIDTH), 0.5) == [(2, 2)]
+    assert highest(torch.ones(1, HEIGHT, WIDTH), 0.5) == [(2, 2)]
+
+
+def page(*comparisons: Comparison, times: int = 1) -> str:
     (example,) = make_examples(noisy_batch(), torch.ones(1, 1, 256, 256), 0.5)
-    example = example._replace(comparison=comparison)
+    example = example._replace(comparisons=comparisons)
     return model_page("page", {}, {}, times * [example], [], HALF, Scores([], times * [1.0]))
 
 
@@ -173,11 +184,12 @@ def test_a_page_of_200_images_with_crops_is_small(model: AnoSeg) -> None:
     model.pre_processor = PreProcessor((512, 512))
     image = photographs(1, height=512, width=512)
     anomaly_map = torch.zeros(1, 512, 512)
-    found = compare(model, image, anomaly_map.index_fill(1, torch.tensor([256]), 1))
+    stripes = anomaly_map.index_fill(1, torch.tensor([128, 256, 384]), 1)
+    found = compare(model, image, stripes, 0.5)
     model.pre_processor = large
-    assert found is not None
-    assert pixels_of(found.here.crop).shape == (4, 96, 96)
-    assert len(page(found, 200)) < 15e6
+    assert len(found) == DEFECTS
+    assert pixels_of(found[0].here.crop).shape == (4, 96, 96)
+    assert len(page(*found, times=200)) < 15e6
 
 
 @pytest.mark.parametrize(
@@ -212,8 +224,8 @@ def test_an_image_that_is_not_there_is_still_named(
 
 def test_a_model_without_a_memory_says_nothing_of_it(model: AnoSeg) -> None:
     image = defective(model)
-    assert compare(segmenter().eval(), image, peak(30, 30)) is None
-    assert compare(segmenter(pre_trained=True).eval(), image, peak(30, 30)) is None  # not filled
-    html = page(None)
+    for other in (segmenter(), segmenter(pre_trained=True)):  # the latter's memory is not filled
+        assert compare(other.eval(), image, peak(30, 30), 0.5) == []
+    html = page()
     assert COLUMN not in html
     assert "memory" not in html

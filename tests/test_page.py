@@ -25,6 +25,7 @@ from anomalib_anoseg.report.pages import Scores, model_page
 from anomalib_anoseg.report.thumbnails import levels, photograph
 
 SHADE, MAP_LEVEL = 0.5, 100 / 256  # of every pixel of an image, and of its map
+PLACES = ((8, 12), (20, 40))  # row and column of the highest of two defects, of 32 and 48
 CONTROLS = {"button", "slider", "combobox", "radio", "image", "dialog", "table", "group"}
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
 
@@ -37,7 +38,10 @@ def example(name: str, score: float, threshold: float = 0.5, *, masked: bool = T
         image=photograph(torch.full((3, 32, 48), SHADE)), ratio=1.5,
         mask=levels(torch.ones(1, 32, 48)) if masked else None,
         anomaly_map=levels(torch.full((1, 32, 48), MAP_LEVEL)), area=0.0,
-        comparison=Comparison(Place(8, 12, crop), Place(1, 2, crop), "good/a.png", "", 32, 48),
+        comparisons=[
+            Comparison(Place(row, column, crop), Place(1, 2, crop), "good/a.png", "", 32, 48)
+            for row, column in PLACES
+        ],
     )  # fmt: skip
 
 
@@ -155,7 +159,7 @@ def middle(tab: Any, selector: str) -> np.ndarray:
 def test_the_map_lies_over_the_image_as_opaque_as_asked(hand: Any, place: str) -> None:
     if "detail" in place:
         hand.locator("tbody button").first.click()
-        hand.locator("#mark").evaluate("mark => mark.remove()")
+        hand.locator("#marks").evaluate("marks => marks.remove()")
     inferno = 255 * np.array(mpl.colormaps["inferno"](100)[:3])
     for percent in (0, 60, 100):
         hand.get_by_label("Map over image").fill(str(percent))
@@ -200,15 +204,17 @@ def test_the_keyboard_walks_the_images(hand: Any) -> None:
     assert not dialog.is_visible()
 
 
-def test_the_large_view_circles_the_highest_place(hand: Any) -> None:
-    """Row 8 of 32, column 12 of 48: a quarter of each side."""
+def test_the_large_view_circles_the_highest_places(hand: Any) -> None:
+    """The first in row 8 of 32 and column 12 of 48: a quarter of each side."""
     hand.locator("tbody img").first.click()
-    mark, picture = (hand.locator(s).bounding_box() for s in ("#mark", "#detail .stack"))
-    across = (mark["x"] + mark["width"] / 2 - picture["x"]) / picture["width"]
-    down = (mark["y"] + mark["height"] / 2 - picture["y"]) / picture["height"]
-    assert (across, down) == pytest.approx((12.5 / 48, 8.5 / 32), abs=0.01)
+    picture = hand.locator("#detail .stack").bounding_box()
+    marks = map(box_of, hand.locator("#marks span").all())
+    for mark, (row, column) in zip(marks, PLACES, strict=True):
+        across = (mark["x"] + mark["width"] / 2 - picture["x"]) / picture["width"]
+        down = (mark["y"] + mark["height"] / 2 - picture["y"]) / picture["height"]
+        assert (across, down) == pytest.approx(((column + 0.5) / 48, (row + 0.5) / 32), abs=0.01)
     assert picture["width"] / picture["height"] == pytest.approx(1.5, abs=0.02)
-    assert hand.locator("#detail-nearest img").count() == 2
+    assert hand.locator("#detail-nearest img").count() == 2 * len(PLACES)
 
 
 def test_a_grid_shows_each_image_with_name_verdict_and_score(hand: Any) -> None:
@@ -305,7 +311,7 @@ def test_what_is_missing_leaves_no_hole(
         assert tab.evaluate("document.documentElement.scrollWidth") == width
         assert tab.locator("tbody canvas:visible").count() == len(scores) * (1 + (width > 700))
         tab.locator("tbody button").first.click()
-        assert tab.locator("#detail figure:visible").count() == 5 + masked
+        assert tab.locator("#detail figure:visible").count() == 3 + 2 * len(PLACES) + masked
         overflow = "document.getElementById('detail').scrollWidth <= innerWidth"
         assert tab.evaluate(overflow)
         assert not said

@@ -1,6 +1,6 @@
 """A trained model's answers to test images, small enough for a page."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +42,7 @@ class Example(NamedTuple):
         mask: The truth, None if there is none.
         anomaly_map: Grey; a value v of the map is stored as the whole part of 256 v.
         area: Pixels of the map above the pixel threshold, as a share of the image.
-        comparison: Which good image the highest place of the map was compared with, if any.
+        comparisons: Which good images the highest places of the map were compared with, if any.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Example(NamedTuple):
     mask: str | None
     anomaly_map: str
     area: float
-    comparison: Comparison | None = None
+    comparisons: Sequence[Comparison] = ()
 
     @property
     def error(self) -> float:
@@ -119,7 +119,7 @@ def answers(
                 raise batch  # noqa: TRY301 - one place for both
             seen, mask = _judged(model, batch, device)
             assert seen.anomaly_map is not None  # AnoSeg always gives one
-            comparison = compare(model, batch.image, seen.anomaly_map)
+            comparisons = compare(model, batch.image, seen.anomaly_map, threshold)
         except Exception as error:  # noqa: BLE001
             name = short_name(dataset.samples.iloc[index].image_path)
             yield Failure(name, printable(reason(error)))
@@ -129,7 +129,7 @@ def answers(
         if region is not None:
             seen.image = outlined(batch.image, region(batch.image))
         for example in make_examples(seen, mask, threshold):
-            yield example._replace(comparison=comparison)
+            yield example._replace(comparisons=comparisons)
 
 
 def _judged(model: AnoSeg, batch: Any, device: torch.device) -> tuple[ImageBatch, Tensor | None]:

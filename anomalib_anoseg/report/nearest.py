@@ -1,8 +1,9 @@
-"""Which good image the most anomalous place of an image was compared with."""
+"""Which good images the most anomalous places of an image were compared with."""
 
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
@@ -16,6 +17,7 @@ from anomalib_anoseg.training.remembering import number_of
 from anomalib_anoseg.utils.images import read_image
 from anomalib_anoseg.utils.shapes import Images
 
+DEFECTS = 3  # that are explained, at most: those with the highest maps
 SHARE = 4  # a crop shows this part of each side, so that it has the shape of the image
 SIDE = 96  # pixels of the longer side of a crop, at most
 
@@ -39,7 +41,7 @@ class Place(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """The most anomalous place of an image, and the place of a good image that is nearest to it.
+    """The highest place of a defect, and the place of a good image that is nearest to it.
 
     Attributes:
         here: In the image.
@@ -59,45 +61,61 @@ class Comparison(NamedTuple):
 
 
 @torch.inference_mode()
-def compare(model: AnoSeg, image: Images, anomaly_map: Tensor) -> Comparison | None:
-    """Look up what the highest place of a map was compared with.
+def compare(
+    model: AnoSeg, image: Images, anomaly_map: Tensor, threshold: float
+) -> list[Comparison]:
+    """Look up what the highest places of a map were compared with.
 
     Args:
         model: In evaluation mode.
         image: As it was read, (1, 3, h, w) in [0, 1].
         anomaly_map: Of the image at the size that the network sees, (1, h, w).
+        threshold: From which a pixel of the map is defective.
 
     Returns:
-        None if the model remembers no images.
+        One per place, see :func:`highest`; none if the model remembers no images.
     """
     memory = model.model.memory
     if memory is None or not model.remembered:
-        return None
+        return []
     prepared = _as_the_network_sees(model, image)
     height, width = prepared.shape[-2:]
-    row, column = highest(anomaly_map)
-    match = memory.look_up(model.model.inspected(prepared), row, column)
-    path = model.remembered[match.owner]
-    good, problem = _read_good(path, match.owner)
-    if good is not None:
-        good = _as_the_network_sees(model, good)
     most = (model.train_crop or 2 * max(height, width)) // 2  # small defects of large images
     size = max(1, min(height // SHARE, most)), max(1, min(width // SHARE, most))
-    return Comparison(
-        _place(prepared, row, column, size),
-        _place(good, match.row, match.column, size),
-        short_name(path),
-        problem,
-        height,
-        width,
+    found = []
+    for row, column in highest(anomaly_map, threshold):
+        match = memory.look_up(model.model.inspected(prepared), row, column)
+        path = model.remembered[match.owner]
+        good, problem = _read_good(path, match.owner)
+        if good is not None:
+            good = _as_the_network_sees(model, good)
+        here = _place(prepared, row, column, size)
+        there = _place(good, match.row, match.column, size)
+        found.append(Comparison(here, there, short_name(path), problem, height, width))
+    return found
+
+
+def highest(anomaly_map: Tensor, threshold: float) -> list[tuple[int, int]]:
+    """Return row and column of the middle of the window that gave the score, of (1, h, w).
+
+    And of those that would give the score of each other defect, which is a connected part of the
+    mask: the highest first, no more than ``DEFECTS`` in all.
+    """
+    means = avg_pool2d(anomaly_map, SCORE_WINDOW, stride=1)[0].cpu()
+    edge = SCORE_WINDOW // 2
+    mask = anomaly_map[0, edge:-edge, edge:-edge] > threshold  # the middles of windows
+    count, labels = cv2.connectedComponents(mask.cpu().numpy().astype("uint8"))
+    parts = torch.from_numpy(labels)
+    peaks = torch.full((count,), -1.0).scatter_reduce(
+        0, parts.flatten().long(), means.flatten(), "amax"
     )
-
-
-def highest(anomaly_map: Tensor) -> tuple[int, int]:
-    """Return row and column of the middle of the window that gave the score, of (1, h, w)."""
-    means = avg_pool2d(anomaly_map, SCORE_WINDOW, stride=1)[0]
-    row, column = divmod(int(means.argmax()), means.shape[-1])
-    return row + SCORE_WINDOW // 2, column + SCORE_WINDOW // 2
+    order = peaks.argsort(descending=True).tolist()
+    places = []
+    for part in [part for part in order if part > 0 or part == order[0]][:DEFECTS]:
+        highest_there = int(torch.where(parts == part, means, -1).argmax())
+        row, column = divmod(highest_there, means.shape[-1])
+        places.append((row + edge, column + edge))
+    return places
 
 
 def _as_the_network_sees(model: AnoSeg, image: Images) -> Images:

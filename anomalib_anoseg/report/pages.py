@@ -116,7 +116,7 @@ def model_page(
         svgs={name: Markup(svg) for name, svg in svgs.items()},  # noqa: S704 - without any names
         examples=examples,
         masked=any(example.mask for example in examples),
-        compared=any(example.comparison for example in examples),
+        compared=any(example.comparisons for example in examples),
         failures=failures,
         thresholds=thresholds,
         scores=scores,

@@ -141,13 +141,14 @@ function show(row) {
     shownTruth.closest("figure").hidden = !truth;
     shownTruth.src = truth ? truth.src : "data:,";
   }
-  const near = row.querySelector(".nearest");
-  byId("mark").hidden = !near;
-  if (near) {
-    byId("mark").style.left = `${100 * near.dataset.x}%`;
-    byId("mark").style.top = `${100 * near.dataset.y}%`;
-    byId("detail-nearest").replaceChildren(...near.cloneNode(true).children);
-  }
+  const pairs = [...row.querySelectorAll(".pair")];
+  byId("marks").replaceChildren(...pairs.map((pair) => {
+    const mark = document.createElement("span");
+    mark.style.left = `${100 * pair.dataset.x}%`;
+    mark.style.top = `${100 * pair.dataset.y}%`;
+    return mark;
+  }));
+  byId("detail-nearest")?.replaceChildren(...pairs.map((pair) => pair.cloneNode(true)));
   const map = maps.get(row);
   if (map) paint(byId("detail-map"), map, INFERNO);
   drawMask(row);
