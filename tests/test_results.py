@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -124,6 +125,7 @@ class Machine:
 
     def __init__(self, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.out, self.seen, self.commit = out, list[int](), "abc"
+        self.folders = set[str]()
         self.fails = self.interrupted = -1
         monkeypatch.setattr(run_rows, "commit_of_code", lambda: self.commit)
         monkeypatch.setattr(run_rows.subprocess, "run", self.run)
@@ -132,13 +134,16 @@ class Machine:
 
     def run(self, command: list[str], **_: Any) -> Any:
         script, *arguments = command[3:]  # after python -W ignore
-        seed = int(arguments[arguments.index("--seeds") + 1])
+        given = dict(pairwise(arguments))
+        seed = int(given["--seeds"])
         self.seen.append(seed)
+        self.folders.add(given["--runs"])
         if seed == self.interrupted:
             raise KeyboardInterrupt
         if seed != self.fails:
             by = record.command([script, *arguments])
-            publish(self.out, DEFAULT["demo"], seed, 0.5, commit=self.commit, command=by)
+            about = {"commit": self.commit, "command": by, "at_once": int(given["--at-once"])}
+            publish(self.out, DEFAULT["demo"], seed, 0.5, **about)
         return subprocess.CompletedProcess(command, int(seed == self.fails))
 
     def results(self) -> tuple[int, list[int]]:
@@ -166,6 +171,17 @@ def test_runs_are_kept_until_the_code_changes(
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--set", "trainer.max_steps=3"])
     machine.commit = "def"
     assert machine.results() == (0, [0, 1, 7])
+
+
+def test_several_runs_at_once_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(tmp_path, monkeypatch)
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--jobs", "3"])
+    status, seen = machine.results()
+    assert (status, sorted(seen)) == (0, [0, 1, 7])
+    assert len(machine.folders) == 3  # Lightning would number their checkpoints at the same time
+    assert "commit abc; 3 runs at once." in tables.markdown(TABLES["default"], tmp_path)
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--jobs", "1"])
+    assert machine.results() == (0, [])  # the same figures
 
 
 @pytest.mark.parametrize("out", [[], ["--out", "{}"], ["--out", "{}/trial"]])
