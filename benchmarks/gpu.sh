@@ -31,7 +31,7 @@ part 60 -m pytest tests/test_on_a_gpu.py
 part 150 benchmarks/synthesis.py
 part 150 benchmarks/training.py --batch 32 --precision bf16-mixed \
     --models Draem default "without a memory" "the paper's network, all losses"
-part 180 benchmarks/training.py --batch 32 --precision bf16-mixed \
+part 300 benchmarks/training.py --batch 32 --precision bf16-mixed \
     --models default "default, compiled"
 if [ -n "${ROOT:-}" ]; then
     accuracy() { # name, batch, configuration, then what to change
