@@ -179,8 +179,7 @@ def test_the_page_finds_the_new_image(workplace: Path, after: AnoSeg) -> None:
     path = workplace / "new/00.png"
     anomaly_map = torch.zeros(1, SIDE, SIDE)
     anomaly_map[:, 20:25, 30:35] = 1
-    found = compare(after, read(path), anomaly_map)
-    assert found is not None
+    (found,) = compare(after, read(path), anomaly_map, 0.5)
     assert (found.name.partition("/")[0], found.problem) == ("new", "")
     assert found.there.crop is not None
 
