@@ -22,6 +22,7 @@ from anomalib.data import MVTecAD
 from anomalib.data.utils import LabelName
 from record import about
 from side_by_side import commit_checked_out, save
+from tables import drawn
 from torch import Tensor
 
 from anomalib_anoseg import AnoSeg, PostProcessor
@@ -29,6 +30,7 @@ from anomalib_anoseg.inference.drift import Drift
 from anomalib_anoseg.torch_model import image_score
 from anomalib_anoseg.training.good_images import read_good_images
 from anomalib_anoseg.training.hold_out import HeldOut
+from anomalib_anoseg.utils.false_alarms import FalseAlarms
 from anomalib_anoseg.utils.seeds import own_seed
 
 SPLITS = 50
@@ -48,8 +50,8 @@ def main() -> None:
     parser.add_argument("--categories", nargs="+", required=True)
     arguments = parser.parse_args()
     found = {c: measure(arguments, c) for c in arguments.categories}
-    tables = splits_table(found), test_table(found), masks_table(found), drift_table(found)
-    print(*tables, sep="\n\n")
+    of_tests = [test_table(found, name) for name in READ]
+    print(splits_table(found), *of_tests, drift_table(found), sep="\n\n")
     save("false_alarms", found)
 
 
@@ -85,8 +87,9 @@ def measure(arguments: argparse.Namespace, category: str) -> dict[str, Any]:
             "held_out": count,
             "unseen": len(said),
             "splits": splits(model, said),
-            "test": judge(post_processor, good["image"], defective["image"]),
-            "masks": judge_masks(post_processor, good["mask"], defective["mask"]),
+            "test": {
+                name: judge(post_processor, name, good[name], defective[name]) for name in READ
+            },
             "drift": drift,
         }
 
@@ -125,11 +128,8 @@ def splits(model: AnoSeg, said: list[list[Tensor]]) -> dict[str, dict[str, dict[
             made.usual_pixel_threshold.zero_()
             made.good_scores, made.good_peaks = (seen[name].sort().values for name in READ)
             made.set_thresholds()
-            for name, threshold, stated in (
-                ("image", made.image_threshold, made.false_alarms),
-                ("mask", made.pixel_threshold, made.mask_false_alarms),
-            ):
-                assert stated is not None
+            for name in READ:
+                threshold, stated = cut_of(made, name)
                 reached = float((new[name] > threshold).float().mean())
                 limits = stated.expected, stated.low, stated.high
                 rows[name, str(rate)].append((reached, *limits))
@@ -170,14 +170,25 @@ def drifts(
     return verdicts
 
 
-def judge(post_processor: PostProcessor, good: Tensor, bad: Tensor) -> dict[str, dict[str, float]]:
+def cut_of(post_processor: PostProcessor, name: str) -> tuple[Tensor, FalseAlarms]:
+    """Return the threshold of scores or of highest pixels, and what is stated of it."""
+    if name == "image":
+        threshold, stated = post_processor.image_threshold, post_processor.false_alarms
+    else:
+        threshold, stated = post_processor.pixel_threshold, post_processor.mask_false_alarms
+    assert stated is not None
+    return threshold, stated
+
+
+def judge(
+    post_processor: PostProcessor, name: str, good: Tensor, bad: Tensor
+) -> dict[str, dict[str, float]]:
     """Return what each rule does to the test set."""
     judged = {}
     for rate in (None, *RATES):
-        post_processor.false_alarm_rate = rate
+        post_processor.false_alarm_rate = post_processor.mask_false_alarm_rate = rate
         post_processor.set_thresholds()
-        threshold, stated = post_processor.image_threshold, post_processor.false_alarms
-        assert stated is not None
+        threshold, stated = cut_of(post_processor, name)
         alarms, misses = int((good > threshold).sum()), int((bad <= threshold).sum())
         found = len(bad) - misses
         judged[str(rate or "usual")] = {
@@ -189,84 +200,42 @@ def judge(post_processor: PostProcessor, good: Tensor, bad: Tensor) -> dict[str,
     return judged
 
 
-def judge_masks(
-    post_processor: PostProcessor, good: Tensor, bad: Tensor
-) -> dict[str, dict[str, float]]:
-    """Return which images of the test set have a mask with any pixel, by each rule."""
-    judged = {}
-    for rate in (None, *RATES):
-        post_processor.mask_false_alarm_rate = rate
-        post_processor.set_thresholds()
-        threshold, stated = post_processor.pixel_threshold, post_processor.mask_false_alarms
-        assert stated is not None
-        judged[str(rate or "usual")] = {
-            "threshold": float(threshold), "good": len(good), "defective": len(bad),
-            "good_with_a_mask": int((good > threshold).sum()),
-            "defective_without": int((bad <= threshold).sum()),
-            **stated._asdict(),
-        }  # fmt: skip
-    return judged
-
-
 def splits_table(found: dict[str, Any]) -> str:
     """Return a row per category and rate."""
-    lines = [
-        "| data | good images for it | asked | stated | 90 % interval | images | masks |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    lines = [["data", "good images for it", "asked", "stated", "90 % interval", "images", "masks"]]
     for category, result in found.items():
         for rate, row in result["splits"]["image"].items():
-            mask = result["splits"]["mask"][rate]
-            lines.append(
-                f"| {category} | {result['unseen'] // 2} | {float(rate):.0%} | "
-                f"{row['stated']:.1%} | {row['low']:.1%} to {row['high']:.1%} | "
-                f"{row['reached']:.1%} | {mask['reached']:.1%} |"
-            )
-    return "\n".join(lines)
+            lines.append([
+                category, str(result["unseen"] // 2), f"{float(rate):.0%}", f"{row['stated']:.1%}",
+                f"{row['low']:.1%} to {row['high']:.1%}",
+                *(f"{result['splits'][name][rate]['reached']:.1%}" for name in READ),
+            ])  # fmt: skip
+    return drawn(lines)
 
 
-def test_table(found: dict[str, Any]) -> str:
-    """Return a row per category and rule."""
-    lines = [
-        "| data | good images held out | rule | stated | false alarms | misses | image F1 |",
-        "|---|---|---|---|---|---|---|",
-    ]
+def test_table(found: dict[str, Any], name: str) -> str:
+    """Return a row per category and rule, of images by their score or by their mask."""
+    head = ["held out", "rule", "threshold", "stated", "false alarms", "misses", "F1"]
+    lines = [[f"data, {name}", *head]]
     for category, result in found.items():
-        for rule, row in result["test"].items():
-            lines.append(
-                f"| {category} | {result['held_out']} | {rule} | "
-                f"{row['low']:.1%} to {row['high']:.1%} | {row['false_alarms']} of {row['good']} | "
-                f"{row['misses']} of {row['defective']} | {row['f1']:.3f} |"
-            )
-    return "\n".join(lines)
-
-
-def masks_table(found: dict[str, Any]) -> str:
-    """Return a row per category and rule."""
-    lines = [
-        "| data | rule | pixel threshold | good images with a mask | defective ones without |",
-        "|---|---|---|---|---|",
-    ]
-    for category, result in found.items():
-        for rule, row in result["masks"].items():
-            lines.append(
-                f"| {category} | {rule} | {row['threshold']:.3f} | "
-                f"{row['good_with_a_mask']} of {row['good']} | "
-                f"{row['defective_without']} of {row['defective']} |"
-            )
-    return "\n".join(lines)
+        for rule, row in result["test"][name].items():
+            lines.append([
+                category, str(result["held_out"]), rule, f"{row['threshold']:.3f}",
+                f"{row['low']:.1%} to {row['high']:.1%}",
+                f"{row['false_alarms']} of {row['good']}", f"{row['misses']} of {row['defective']}",
+                f"{row['f1']:.3f}",
+            ])  # fmt: skip
+    return drawn(lines)
 
 
 def drift_table(found: dict[str, Any]) -> str:
     """Return a row per category and a column per lamp."""
-    lines = ["| data | " + " | ".join(LAMPS) + " |", "|---" * (len(LAMPS) + 1) + "|"]
+    lines = [["data", *LAMPS]]
     for category, result in found.items():
-        cells = [
-            ", ".join(f"{verdict} {count}" for verdict, count in result["drift"][lamp].items())
-            for lamp in LAMPS
-        ]
-        lines.append("| " + " | ".join([category, *cells]) + " |")
-    return "\n".join(lines)
+        given = (result["drift"][lamp].items() for lamp in LAMPS)
+        cells = (", ".join(f"{verdict} {count}" for verdict, count in one) for one in given)
+        lines.append([category, *cells])
+    return drawn(lines)
 
 
 if __name__ == "__main__":

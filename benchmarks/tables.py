@@ -42,7 +42,7 @@ def markdown(table: Table, results: Path) -> str:
     head = [*table.heads, *table.columns.values()]
     body = [_cells(line, found, table) for line, found in done]
     if table.readme:
-        return _drawn([head, *body]) + "\n"
+        return drawn([head, *body]) + "\n"
     origins = [_origin(*found) if len(found) == 1 else "" for _, found in done]
     letters = dict(zip(filter(None, dict.fromkeys(origins)), ascii_lowercase, strict=False))
     notes = [f"Run {letter}: {origin}." for origin, letter in letters.items()]
@@ -55,7 +55,7 @@ def markdown(table: Table, results: Path) -> str:
     not_run = ", ".join(dict.fromkeys(filter(None, missing)))
     notes += [f"Not run: {not_run}."] if not_run else []
     wrapped = (textwrap.fill(n, 120, break_on_hyphens=False, break_long_words=False) for n in notes)
-    return "\n\n".join([_drawn([head, *body]), *wrapped]) + "\n"
+    return "\n\n".join([drawn([head, *body]), *wrapped]) + "\n"
 
 
 def read(row: Row, results: Path) -> Runs:
@@ -79,7 +79,8 @@ def _missing(row: Row, results: Path) -> str:
     return f"`{row.key}`" + (f" with {_seeds(seeds)}" if len(seeds) < len(row.seeds) else "")
 
 
-def _drawn(lines: list[list[str]]) -> str:
+def drawn(lines: list[list[str]]) -> str:
+    """Return a Markdown table, the first line being its head."""
     head, *body = lines
     rule = "|" + "---|" * len(head)
     first, *others = ("| " + " | ".join(line) + " |" for line in (head, *body))

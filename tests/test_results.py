@@ -275,3 +275,13 @@ def test_a_peer_is_run_and_kept(
     assert (result["training_images"], result["batch"], result["seed"]) == (5, 32, 7)
     assert result["metrics"]["pixel_AUROC"] > 0.8  # measured: trained, and tested by its maps
     assert result["precision"] == "32-true"
+
+
+@pytest.mark.slow
+def test_an_exported_peer_is_timed() -> None:
+    from accuracy import latency, peer
+
+    model, _ = peer("Stfpm", (64, 64))
+    found = latency(model.eval(), 64)
+    assert found["milliseconds"] > 0
+    assert found["megabytes"] > 0
