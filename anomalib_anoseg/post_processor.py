@@ -17,7 +17,7 @@ from anomalib_anoseg.evaluation.metrics import IoUMax
 from anomalib_anoseg.torch_model import image_score
 from anomalib_anoseg.training.crops import random_crops
 from anomalib_anoseg.training.hold_out import HeldOut
-from anomalib_anoseg.utils.checks import require_not_negative, require_share, require_whole
+from anomalib_anoseg.utils.checks import require_not_negative, require_rate, require_whole
 from anomalib_anoseg.utils.cuts import for_rate, halfway, separate
 from anomalib_anoseg.utils.false_alarms import (
     FalseAlarms,
@@ -109,8 +109,12 @@ class PostProcessor(AnomalibPostProcessor):
         smallest_defect: int = 0,
         mask_false_alarm_rate: float | None = None,
     ) -> None:
-        _check_rate("image", "false_alarm_rate", false_alarm_rate, image_sensitivity)
-        _check_rate("pixel", "mask_false_alarm_rate", mask_false_alarm_rate, pixel_sensitivity)
+        for name, rate, level, sensitivity in (
+            ("false_alarm_rate", false_alarm_rate, "image", image_sensitivity),
+            ("mask_false_alarm_rate", mask_false_alarm_rate, "pixel", pixel_sensitivity),
+        ):
+            if rate is not None:  # 0.5 is the sensitivity of those who gave none
+                require_rate(name, rate, level, None if sensitivity == 0.5 else sensitivity)
         require_whole("smallest_defect", smallest_defect)
         require_not_negative("smallest_defect", smallest_defect)
         super().__init__(
@@ -182,18 +186,18 @@ class PostProcessor(AnomalibPostProcessor):
     def export_metadata(self) -> dict[str, str]:
         """Return what an exported file says beside its thresholds, see its ``to_openvino``."""
         metadata = {"smallest_defect": str(self.smallest_defect)}
-        if (found := self.false_alarms) is not None:
+        if len(self.good_scores):
             scores = self.normalized_good_scores.tolist()
             metadata["good_scores"] = " ".join(f"{score:.8g}" for score in scores)
-            metadata["false_alarm_rate"] = f"{found.expected:.8g}"
-            metadata["false_alarm_interval"] = f"{found.low:.8g} {found.high:.8g}"
-            if self.false_alarm_rate is not None:
-                metadata["false_alarm_rate_asked"] = f"{self.false_alarm_rate:.8g}"
-        if (found := self.mask_false_alarms) is not None:
-            metadata["mask_false_alarm_rate"] = f"{found.expected:.8g}"
-            metadata["mask_false_alarm_interval"] = f"{found.low:.8g} {found.high:.8g}"
-            if self.mask_false_alarm_rate is not None:
-                metadata["mask_false_alarm_rate_asked"] = f"{self.mask_false_alarm_rate:.8g}"
+        for name, found in (
+            ("false_alarm", self.false_alarms),
+            ("mask_false_alarm", self.mask_false_alarms),
+        ):
+            if found is not None:
+                metadata[f"{name}_rate"] = f"{found.expected:.8g}"
+                metadata[f"{name}_interval"] = f"{found.low:.8g} {found.high:.8g}"
+                if (asked := getattr(self, f"{name}_rate")) is not None:
+                    metadata[f"{name}_rate_asked"] = f"{asked:.8g}"
         return metadata
 
     def __getstate__(self) -> dict[str, Any]:
@@ -379,18 +383,6 @@ def _in_batches(images: Sequence[Images], device: torch.device) -> Iterator[Imag
         batch.append(image)
     if batch:
         yield torch.cat(batch).to(device)
-
-
-def _check_rate(level: str, name: str, rate: float | None, sensitivity: float) -> None:
-    if rate is None:
-        return
-    require_share(name, rate)
-    if sensitivity != 0.5:
-        msg = (
-            f"{name} and {level}_sensitivity both move the {level} threshold: give one of them, "
-            f"got {rate} and {sensitivity}"
-        )
-        raise ValueError(msg)
 
 
 def _expected(good: Tensor, cut: Tensor, rate: float | None) -> FalseAlarms | None:

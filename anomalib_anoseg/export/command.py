@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from anomalib_anoseg.utils.checks import (
     require_not_negative,
-    require_share,
+    require_rate,
     require_whole,
     require_within,
 )
@@ -112,10 +112,7 @@ def _check(settings: dict[str, Any]) -> None:
         if sensitivity in settings:
             require_within(sensitivity, settings[sensitivity], 0, 1)
         if rate in settings:
-            require_share(rate, settings[rate])
-            if sensitivity in settings:
-                msg = f"{rate} and {sensitivity} both move the {level} threshold: give one"
-                raise ValueError(msg)
+            require_rate(rate, settings[rate], level, settings.get(sensitivity))
     if "smallest_defect" in settings:
         require_whole("smallest_defect", settings["smallest_defect"])
         require_not_negative("smallest_defect", settings["smallest_defect"])

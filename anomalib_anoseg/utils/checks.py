@@ -19,6 +19,24 @@ def require_share(name: str, value: float) -> None:
         _refuse(name, f"satisfy 0 < {name} < 1", value)
 
 
+def require_rate(name: str, rate: float, level: str, sensitivity: float | None) -> None:
+    """Refuse a rate of false alarms that is none, and one beside a sensitivity.
+
+    Args:
+        name: Of the rate.
+        rate: Share of good images, (0, 1).
+        level: Whose threshold both move, "image" or "pixel".
+        sensitivity: None where none was given.
+    """
+    require_share(name, rate)
+    if sensitivity is not None:
+        msg = (
+            f"{name} and {level}_sensitivity both move the {level} threshold: give one of them, "
+            f"got {rate} and {sensitivity}"
+        )
+        raise ValueError(msg)
+
+
 def require_range(name: str, value: Sequence[float], lowest: float, highest: float) -> None:
     """Refuse what is not a pair of numbers in order and within bounds."""
     if not (_are_numbers(value, 2) and lowest <= value[0] <= value[1] <= highest):
