@@ -6,9 +6,9 @@ from torch import Tensor
 
 from anomalib_anoseg.networks.decision import (
     ANOMALOUS,
+    AROUND,
     BEHIND,
     DISTANCE_WEIGHT,
-    FAINT,
     ROOT_FROM,
     WINDOW,
     Decision,
@@ -129,16 +129,25 @@ def test_a_border_counts_less_than_its_defect() -> None:
 
 @pytest.mark.parametrize(
     ("high", "low", "pixels"),
-    [(30, 30 - BEHIND, 1), (1e5, FAINT, 1), (1e5, 10, WINDOW // 2 + 1)],
-    ids=["within a defect", "faint", "outside the window"],
+    [(30, 30 - BEHIND, 1), (1e5, 10, WINDOW // 2 + 1)],
+    ids=["within a defect", "outside the window"],
 )
 def test_what_is_no_border_keeps_its_evidence(high: float, low: float, pixels: int) -> None:
     assert beside(high, low, pixels) == pytest.approx(low, rel=1e-4)
 
 
 @pytest.mark.parametrize("low", [9.0, 20.0, 60.0])
-def test_no_border_is_lowered_to_what_good_places_give(low: float) -> None:
-    assert beside(1e5, low, pixels=1) * (1 + 1e-4) >= FAINT
+def test_no_dark_ring_around_a_defect(low: float) -> None:
+    """Surroundings that are all alike stay so, however much more anomalous their middle is."""
+    drawn, *others = (torch.full((1, 40, 40), value) for value in USUAL)
+    side = AROUND + 4
+    drawn[0, 10 : 10 + side, 10 : 10 + side] += 0.6 * low
+    middle = 10 + side // 2
+    drawn[0, middle, middle] += 1e4
+    anomaly_map = Decision()(drawn, *others)[0, 0]
+    beside = anomaly_map[middle, middle + 1 : 10 + side - AROUND // 2]
+    torch.testing.assert_close(beside, torch.full_like(beside, low / (low + ANOMALOUS)))
+    assert anomaly_map[middle, middle] > 0.9
 
 
 @pytest.mark.parametrize("sizes", [(1,), (1, 1), (2, 2, 1)])
