@@ -14,6 +14,7 @@ from torch import Tensor
 
 from anomalib_anoseg.anomaly_generator import AnomalyGenerator
 from anomalib_anoseg.evaluation.metrics import IoUMax
+from anomalib_anoseg.networks.decision import ANOMALOUS_SCORE
 from anomalib_anoseg.torch_model import image_score
 from anomalib_anoseg.training.crops import random_crops
 from anomalib_anoseg.training.hold_out import HeldOut
@@ -45,7 +46,7 @@ class PostProcessor(AnomalibPostProcessor):
     anomalib's own post-processor looks at both: it takes the best F1 on the validation images,
     which by default are the test images. Where a memory takes part, its decision is standardised
     by the same good images, the pixel threshold is a fixed amount of evidence, and the image
-    threshold lies halfway (:func:`halfway`).
+    threshold is one too, unless good or synthetic images ask for another (:func:`halfway`).
 
     With a ``false_alarm_rate`` the image threshold comes from the good images alone: it is the
     lowest of their scores that promises the rate for the next good image (split conformal, see
@@ -322,11 +323,13 @@ class PostProcessor(AnomalibPostProcessor):
         good, bad = (torch.cat(label).cpu() for label in scores)
         # From scratch alone scores of synthetic anomalies reach so high that halfway to them misses
         # what the real ones give: 18 of 48 on the demo, where separate misses 6.
-        rule = halfway if remembers else separate
+        # The score of a map is evidence; that of the paper's second network is not.
+        most = ANOMALOUS_SCORE if module.model.detector is None else 1.0
+        usual = halfway(good, bad, most) if remembers else separate(good, bad)
         # A decision standardised by good images has a threshold of its own.
         usual_pixel = torch.tensor(0.5) if remembers else best.threshold()
         # Strictly between 0 and 1, also for a map that tells nothing: both sides need a length.
-        self.usual_threshold.copy_(rule(good, bad).clamp(*WITHIN))
+        self.usual_threshold.copy_(usual.clamp(*WITHIN))
         self.usual_pixel_threshold.copy_(usual_pixel.clamp(*WITHIN))
         self.good_scores = torch.cat(unseen or [good]).sort().values.to(self.usual_threshold)
         self.good_peaks = torch.cat(peaks).sort().values.to(self.usual_threshold)

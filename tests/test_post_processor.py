@@ -97,6 +97,20 @@ def test_halfway_by_hand() -> None:
     assert float(halfway(good, bad)) == pytest.approx(10 / 11, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("good", "bad", "cut"),
+    [
+        pytest.param(0.2, 0.9, 0.4, id="evident"),
+        pytest.param(0.5, 0.9, 0.5, id="good images score higher"),
+        pytest.param(0.1, 0.2, 1 / 7, id="anomalies score lower"),  # odds of 1/9, 1/6 and 1/4
+        pytest.param(0.9, 0.1, 0.5, id="the wrong way round"),
+    ],
+)
+def test_halfway_or_what_is_anomalous_in_itself(good: float, bad: float, cut: float) -> None:
+    found = halfway(torch.full((9,), good), torch.full((9,), bad), most=0.4)
+    assert float(found) == pytest.approx(cut, rel=1e-5)
+
+
 @pytest.mark.parametrize(("good", "bad"), [([0.0], [1.0]), ([0.3], [0.3]), ([0.9], [0.1])])
 def test_halfway_is_a_number_whatever_the_scores(good: list[float], bad: list[float]) -> None:
     assert 0 < halfway(torch.tensor(good), torch.tensor(bad)) < 1

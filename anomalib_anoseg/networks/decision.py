@@ -14,8 +14,10 @@ DISTANCE_WEIGHT = 4.0
 # Where the root starts: at 0 it is so steep that what a runtime rounds would be seen in the map.
 ROOT_FROM = 1e-3
 # Evidence that becomes a map of 0.5, from which a pixel counts as anomalous. Chosen by test figures
-# of bottle, demo, tiles and papers, as are the next three.
+# of bottle, demo, tiles and papers, as is all that follows but the last.
 ANOMALOUS = 22.0
+# From which score of its map an image does: evidence of 20 all over a window.
+ANOMALOUS_SCORE = 20.0 / (20.0 + ANOMALOUS)
 # Networks and a memory blur a defect's border over some pixels, and the plainer it is the further
 # from it evidence still counts. What is this far behind the highest of its window is lowered, but
 # not below the lowest of a wider one: what a border leads to is no dark ring around the defect.

@@ -11,15 +11,23 @@ from anomalib_anoseg.utils.shapes import Verdicts
 ABOVE = 1e-3
 
 
-def halfway(good: Verdicts, bad: Verdicts) -> Tensor:
+def halfway(good: Verdicts, bad: Verdicts, most: float = 1.0) -> Tensor:
     """Return the score halfway between good images and synthetic anomalies, in log odds.
 
     From the 95th percentile of the good ones, because of many some are odd, to the median of the
     anomalies, because some can hardly be seen. Both classes' accuracies, which see no width of a
     gap, would ask for a threshold just above the good images: too low for the next ones.
+
+    Args:
+        good: Scores of good images, (n,).
+        bad: Likewise of synthetic anomalies.
+        most: A score that is anomalous in itself; the cut is above it only where more than one good
+            image of twenty is.
     """
     usual = good.double().logit(1e-12).quantile(0.95)
-    return ((usual + bad.double().logit(1e-12).median()) / 2).sigmoid()
+    middle = (usual + bad.double().logit(1e-12).median()) / 2
+    enough = torch.tensor(most, dtype=middle.dtype).logit(1e-12)
+    return torch.minimum(middle, torch.maximum(usual, enough.to(usual))).sigmoid()
 
 
 def separate(good: Verdicts, bad: Verdicts) -> Tensor:
