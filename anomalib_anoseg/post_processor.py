@@ -321,13 +321,14 @@ class PostProcessor(AnomalibPostProcessor):
                     synthetic, masks = generator(parts, nothing, inside=inside)
                     look(synthetic, masks, 1, place)
         good, bad = (torch.cat(label).cpu() for label in scores)
-        # From scratch alone scores of synthetic anomalies reach so high that halfway to them misses
-        # what the real ones give: 18 of 48 on the demo, where separate misses 6.
-        # The score of a map is evidence; that of the paper's second network is not.
-        most = ANOMALOUS_SCORE if module.model.detector is None else 1.0
-        usual = halfway(good, bad, most) if remembers else separate(good, bad)
-        # A decision standardised by good images has a threshold of its own.
-        usual_pixel = torch.tensor(0.5) if remembers else best.threshold()
+        if remembers:
+            # The score of a map is evidence; that of the paper's second network is not.
+            most = ANOMALOUS_SCORE if module.model.detector is None else 1.0
+            usual, usual_pixel = halfway(good, bad, most), torch.tensor(0.5)
+        else:
+            # From scratch alone scores of synthetic anomalies reach so high that halfway to them
+            # misses what the real ones give: 18 of 48 on the demo, where this misses 6.
+            usual, usual_pixel = separate(good, bad), best.threshold()
         # Strictly between 0 and 1, also for a map that tells nothing: both sides need a length.
         self.usual_threshold.copy_(usual.clamp(*WITHIN))
         self.usual_pixel_threshold.copy_(usual_pixel.clamp(*WITHIN))
