@@ -141,7 +141,7 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         self,
         pre_trained: bool = True,
         memory_backbone: str = "tf_efficientnet_lite0",
-        memory_rows: int = 500,
+        memory_rows: int = 1000,
         backbone: str = "thin_resnet",
         decoder: Literal["paper", "skip"] = "skip",
         coordinate_channels: bool = True,

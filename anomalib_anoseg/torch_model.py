@@ -78,7 +78,7 @@ class AnoSegModel(nn.Module):
         reconstruct: bool = True,
         detect: bool = False,
         memory_backbone: str | None = None,
-        memory_rows: int = 500,
+        memory_rows: int = 1000,
         region: str | Polygons | None = None,
     ) -> None:
         super().__init__()

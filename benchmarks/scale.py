@@ -1,6 +1,6 @@
 """How filling the memory grows with the number of good images, and looking up with its rows.
 
-Usage: python benchmarks/scale.py [--images 100 1000 10000] [--rows 500 1500 5000] [--size 256]
+Usage: python benchmarks/scale.py [--images 100 1000 10000] [--rows 500 1000 5000] [--size 256]
 Each number of images in a process of its own, which draws them a batch at a time: what reading
 files takes is not counted. The memory of a process is its peak, with torch and all.
 """
@@ -33,7 +33,7 @@ def drawn(count: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 def fill(count: int, size: int) -> dict[str, float]:
     """Fill a memory of the default's rows."""
-    memory = Memory(NAME, 500).to(memory_format=torch.channels_last)
+    memory = Memory(NAME, 1000).to(memory_format=torch.channels_last)
     before = time.perf_counter()
     for _ in drawn(count, size):
         pass
@@ -47,7 +47,7 @@ def main() -> None:
     """Fill in processes of their own, look up in this one."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--images", nargs="+", type=int, default=[100, 1000, 10_000])
-    parser.add_argument("--rows", nargs="+", type=int, default=[500, 1500, 5000])
+    parser.add_argument("--rows", nargs="+", type=int, default=[500, 1000, 5000])
     parser.add_argument("--size", type=int, default=256, help="side of the images in pixels")
     parser.add_argument("--fill", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino as ov
 import pytest
 import torch
 from anomalib.data import Folder, ImageBatch, ImageItem, PredictDataset
@@ -18,6 +19,7 @@ from torchvision.utils import save_image
 
 from anomalib_anoseg.evaluation.evaluator import Evaluator
 from anomalib_anoseg.evaluation.visualizer import ImageVisualizer
+from anomalib_anoseg.export.quantization import calibration_samples
 from anomalib_anoseg.training.data_check import DataCheck
 from anomalib_anoseg.training.image_reading import ImageReading
 from anomalib_anoseg.utils.images import read_image, to_8_bits
@@ -319,9 +321,9 @@ def test_an_image_that_is_torn_is_named_when_its_turn_comes(
         quiet_engine(root).fit(segmenter(), datamodule=folder(root, num_workers=workers))
 
 
-@pytest.mark.slow
-def test_training_on_16_bits_is_training_on_8(root: Path) -> None:
-    """The same greys in both depths: figures and predictions are the same, but for rounding."""
+@pytest.fixture
+def depths(root: Path) -> tuple[Path, Path]:
+    """The same greys in 8 and in 16 bits."""
     shallow, deeper = root / "8", root / "16"
     for copy in (shallow, deeper):
         for part in ("good", "fine", "bad", "masks"):
@@ -330,8 +332,30 @@ def test_training_on_16_bits_is_training_on_8(root: Path) -> None:
         grey = np.asarray(Image.open(path).convert("L"))
         Image.fromarray(grey).save(shallow / path.relative_to(root))
         Image.fromarray(grey.astype(np.uint16) * 257).save(deeper / path.relative_to(root))
+    return shallow, deeper
+
+
+def test_8_bit_exports_are_calibrated_by_images_of_16_bits(
+    depths: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Oracle: the same images in 8 bits. The data module is left as it was."""
+    module = segmenter().eval()
+    exported = ov.Core().read_model(module.to_openvino(tmp_path))
+    of_both = []
+    for copy in depths:
+        data = folder(copy)
+        samples = calibration_samples(module, data, exported)
+        of_both.append(np.concatenate([sample.image for sample in samples]))
+        assert type(data.train_data) is FolderDataset
+    assert of_both[0].std() > 0.05
+    np.testing.assert_allclose(*of_both, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_training_on_16_bits_is_training_on_8(root: Path, depths: tuple[Path, Path]) -> None:
+    """Figures and predictions are the same, but for rounding."""
     figures, scores = [], []
-    for copy in (shallow, deeper):
+    for copy in depths:
         model, run, data = segmenter(seed=1), quiet_engine(root / "runs"), folder(copy)
         run.fit(model, datamodule=data)
         figures.append(run.test(model, datamodule=data)[0])

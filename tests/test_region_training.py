@@ -199,18 +199,19 @@ def test_adapting_remembers_nothing_from_outside(
         run("adapt", ["--ckpt_path", str(trained.checkpoint), "--data", str(other)])
 
 
-def test_test_images_of_another_size_than_the_mask_of_a_checkpoint(
-    trained: Trained, tmp_path: Path
+@pytest.mark.parametrize("stage", ["test", "validate"])
+def test_images_of_another_size_than_the_mask_of_a_checkpoint(
+    trained: Trained, tmp_path: Path, stage: str
 ) -> None:
     (tmp_path / "good").mkdir()
     Image.new("RGB", (80, 64)).save(tmp_path / "good/0.png")
     data = Folder(
-        "other", root=tmp_path, normal_dir="good", normal_test_dir="good", val_split_mode="none",
-        num_workers=0,
+        "other", root=tmp_path, normal_dir="good", normal_test_dir="good", num_workers=0,
+        val_split_mode="same_as_test",
     )  # fmt: skip
-    model = remembering_model()
+    judge = getattr(quiet_engine(tmp_path), stage)
     with pytest.raises(ValueError, match=r"has 128 x 160 pixels, the image .* has 64 x 80"):
-        quiet_engine(tmp_path).test(model, datamodule=data, ckpt_path=trained.checkpoint)
+        judge(remembering_model(), datamodule=data, ckpt_path=trained.checkpoint)
 
 
 def resumed(root: Path, out: Path, checkpoint: Path, **arguments: Any) -> AnoSeg:

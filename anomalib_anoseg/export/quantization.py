@@ -6,7 +6,7 @@ images are what it is about, and OpenVINO cannot compile the quantised resize.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,8 +19,10 @@ from anomalib_anoseg.anomaly_generator import AnomalyGenerator
 from anomalib_anoseg.evaluation.metrics import IoU
 from anomalib_anoseg.training.crops import cut_randomly, random_crops
 from anomalib_anoseg.training.hold_out import HeldOut
+from anomalib_anoseg.training.image_reading import ImageReading, datasets_of
 from anomalib_anoseg.utils.inside import inside_of
 from anomalib_anoseg.utils.seeds import own_seed
+from anomalib_anoseg.utils.shapes import Images
 from anomalib_anoseg.utils.signal_stack import kept_signal_stack
 
 if TYPE_CHECKING:
@@ -109,8 +111,18 @@ def calibration_samples(
 ) -> list[Sample]:
     """Return good images as the network sees them, and synthetic anomalies made from them."""
     datamodule.setup("fit")
-    held_out = HeldOut(datamodule, module.pre_processor)
-    held_out.release()
+    reading = ImageReading()
+    for dataset in datasets_of([datamodule.train_data, getattr(datamodule, "val_data", None)]):
+        reading.lend(dataset)
+    try:
+        held_out = HeldOut(datamodule, module.pre_processor)
+        held_out.release()
+        return _samples(module, held_out.images, model)
+    finally:
+        reading.take_back()
+
+
+def _samples(module: Any, good: Sequence[Images], model: "ov.Model") -> list[Sample]:
     *_, height, width = model.input(0).partial_shape
     is_fixed = height.is_static and width.is_static
     takes_tiles = len(model.inputs) > 1
@@ -118,9 +130,9 @@ def calibration_samples(
     region = module.model.region
     generator = AnomalyGenerator(module.anomaly_generator.anomalies)  # one that draws on the CPU
     wanted = min(SYNTHETIC_IMAGES, max(FEWEST, PIXELS // side**2))
-    repeats = math.ceil(wanted / len(held_out.images))
+    repeats = math.ceil(wanted / len(good))
     samples: list[Sample] = []
-    for image in held_out.images:
+    for image in good:
         with own_seed(len(samples)):
             seen, place = (
                 cut_randomly([image.cpu()], side, side, None, region)

@@ -11,6 +11,7 @@ from anomalib.data.utils import ValSplitMode
 from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from anomalib_anoseg.training.image_reading import ImageReading, datasets_of
@@ -55,7 +56,7 @@ class DataCheck(Callback):
             headers |= {path: read_header(path) for path in images if path not in headers}
             if isinstance(dataset, SyntheticAnomalyDataset):
                 _refuse_deep({path: headers[path] for path in images})
-        if stage in ("fit", "validate"):
+        if stage == "fit":
             check_region(pl_module, headers)
         _warn_of_pages(headers)
         if stage == "fit":
@@ -64,8 +65,13 @@ class DataCheck(Callback):
             masks = [pair for d in _datasets(trainer, stage) for pair in masks_of(d)]
             _check_masks(dict.fromkeys(masks), grey_is_error=stage == "test")
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the region, which a checkpoint may have brought only now."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            check_region(pl_module, self._headers)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Likewise."""
         del trainer
         check_region(pl_module, self._headers)
 
