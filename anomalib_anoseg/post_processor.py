@@ -1,22 +1,17 @@
 """Thresholds that need no defective image, and a normalisation that loses nothing."""
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from anomalib.data import AnomalibDataModule, ImageBatch
+from anomalib.data import AnomalibDataModule
 from anomalib.post_processing import PostProcessor as AnomalibPostProcessor
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from anomalib_anoseg.anomaly_generator import AnomalyGenerator
-from anomalib_anoseg.evaluation.metrics import IoUMax
+from anomalib_anoseg.calibration import calibrate
 from anomalib_anoseg.networks.decision import ANOMALOUS_SCORE
-from anomalib_anoseg.torch_model import image_score
-from anomalib_anoseg.training.crops import random_crops
 from anomalib_anoseg.training.hold_out import HeldOut
 from anomalib_anoseg.utils.checks import require_not_negative, require_rate, require_whole
 from anomalib_anoseg.utils.cuts import for_rate, halfway, separate
@@ -27,12 +22,8 @@ from anomalib_anoseg.utils.false_alarms import (
     promised,
     seen,
 )
-from anomalib_anoseg.utils.inside import inside_of
-from anomalib_anoseg.utils.seeds import own_seed
-from anomalib_anoseg.utils.shapes import Images, Masks, Places
+from anomalib_anoseg.utils.shapes import Images
 
-SYNTHETIC_IMAGES = 64  # at least; few held-out images are used several times
-BATCH, PIXELS = 16, 2**22  # at most at once, whichever is less
 WITHIN = (1e-6, 1 - 1e-6)
 OF_GOOD_IMAGES = ("good_scores", "good_peaks")
 
@@ -281,59 +272,20 @@ class PostProcessor(AnomalibPostProcessor):
             module: AnoSeg in evaluation mode.
             images: Good images in [0, 1] as the network sees them, (1, c, h, w) each.
         """
-        generator = AnomalyGenerator(replace(module.anomaly_generator.anomalies, synthetic_share=1))
-        scores: list[list[Tensor]] = [[], []]
-        peaks: list[Tensor] = []
-        unseen: list[Tensor] = []
-        remembers, region = module.model.memory is not None, module.model.region
-        best = IoUMax(fields=["anomaly_map", "gt_mask"]).to(module.device)
-
-        def look(images: Images, masks: Masks, label: int, place: Places | None = None) -> None:
-            answer = module.model(images, place=place)
-            scores[label].append(answer.pred_score)
-            if label == 0:
-                peaks.append(answer.anomaly_map.amax((1, 2, 3)))
-            if not remembers:
-                best.update(ImageBatch(images, anomaly_map=answer.anomaly_map, gt_mask=masks > 0))
-
-        with own_seed(0):  # always the same anomalies; training's random numbers are left alone
-            if remembers:
-                batches = _in_batches(images, module.device)
-                sums = module.model.decision.fit(map(module.model.witnesses, batches))
-            for batch in _in_batches(images, module.device):
-                if remembers and module.model.detector is None:
-                    said, decision = module.model.witnesses(batch), module.model.decision
-                    scores[0].append(image_score(decision(*said)))
-                    # The decision was standardised by these images themselves.
-                    apart = decision.left_out(said, sums, sum(map(len, unseen)))
-                    unseen.append(image_score(apart))
-                    peaks.append(apart.amax((1, 2, 3)))
-                else:
-                    look(batch, torch.zeros_like(batch[:, :1]), 0)
-                # A model trained on crops knows synthetic anomalies by their size in pixels, and
-                # an image's score is that of its worst place, however much lies around it.
-                parts, place = batch, None
-                if module.train_crop is not None:
-                    parts, place = random_crops(batch, module.train_crop, region)
-                inside = inside_of(region, parts, place)
-                for _ in range(math.ceil(SYNTHETIC_IMAGES / len(images))):
-                    nothing = torch.zeros_like(parts[:, :1])
-                    synthetic, masks = generator(parts, nothing, inside=inside)
-                    look(synthetic, masks, 1, place)
-        good, bad = (torch.cat(label).cpu() for label in scores)
-        if remembers:
+        found = calibrate(module, images)
+        if found.pixel_cut is None:
             # The score of a map is evidence; that of the paper's second network is not.
             most = ANOMALOUS_SCORE if module.model.detector is None else 1.0
-            usual, usual_pixel = halfway(good, bad, most), torch.tensor(0.5)
+            usual, usual_pixel = halfway(found.good, found.bad, most), torch.tensor(0.5)
         else:
             # From scratch alone scores of synthetic anomalies reach so high that halfway to them
             # misses what the real ones give: 18 of 48 on the demo, where this misses 6.
-            usual, usual_pixel = separate(good, bad), best.threshold()
+            usual, usual_pixel = separate(found.good, found.bad), found.pixel_cut
         # Strictly between 0 and 1, also for a map that tells nothing: both sides need a length.
         self.usual_threshold.copy_(usual.clamp(*WITHIN))
         self.usual_pixel_threshold.copy_(usual_pixel.clamp(*WITHIN))
-        self.good_scores = torch.cat(unseen or [good]).sort().values.to(self.usual_threshold)
-        self.good_peaks = torch.cat(peaks).sort().values.to(self.usual_threshold)
+        self.good_scores = found.unseen.sort().values.to(self.usual_threshold)
+        self.good_peaks = found.peaks.sort().values.to(self.usual_threshold)
         self.set_thresholds()
 
     def set_thresholds(self) -> None:
@@ -373,20 +325,6 @@ class PostProcessor(AnomalibPostProcessor):
         below = 0.5 * (preds - norm_min) / (threshold - norm_min)
         above = 0.5 + 0.5 * (preds - threshold) / (norm_max - threshold)
         return torch.where(preds > threshold, above, below).clamp(0, 1)
-
-
-def _in_batches(images: Sequence[Images], device: torch.device) -> Iterator[Images]:
-    """Yield images of equal size, not more than a batch, nor than fit into memory."""
-    batch: list[Images] = []
-    for image in images:
-        size = image.shape[-2:]
-        most = max(1, min(BATCH, PIXELS // size.numel()))
-        if batch and (batch[0].shape[-2:] != size or len(batch) == most):
-            yield torch.cat(batch).to(device)
-            batch = []
-        batch.append(image)
-    if batch:
-        yield torch.cat(batch).to(device)
 
 
 def _expected(good: Tensor, cut: Tensor, rate: float | None) -> FalseAlarms | None:

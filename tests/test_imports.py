@@ -14,6 +14,7 @@ LAYERS = (
     {"synthesis", "networks", "training", "evaluation", "inference", "data"}
     | {"pre_processor", "loss"},
     {"anomaly_generator", "torch_model"},
+    {"calibration"},
     {"post_processor", "export"},
     {"lightning_model"},
     {"report"},
