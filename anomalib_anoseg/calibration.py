@@ -12,8 +12,7 @@ from torch import Tensor
 from anomalib_anoseg.anomaly_generator import AnomalyGenerator
 from anomalib_anoseg.evaluation.metrics import IoUMax
 from anomalib_anoseg.torch_model import image_score
-from anomalib_anoseg.training.crops import random_crops
-from anomalib_anoseg.utils.inside import inside_of
+from anomalib_anoseg.training.crops import as_trained
 from anomalib_anoseg.utils.seeds import own_seed
 from anomalib_anoseg.utils.shapes import Images, Verdicts
 
@@ -78,12 +77,8 @@ def calibrate(module: Any, images: Sequence[Images]) -> Answers:
                     nothing = torch.zeros_like(maps, dtype=torch.bool)
                     best.update(ImageBatch(batch, anomaly_map=maps, gt_mask=nothing))
             peaks.append(maps.amax((1, 2, 3)))
-            # A model trained on crops knows synthetic anomalies by their size in pixels, and an
-            # image's score is that of its worst place, however much lies around it.
-            parts, place = batch, None
-            if module.train_crop is not None:
-                parts, place = random_crops(batch, module.train_crop, model.region)
-            inside = inside_of(model.region, parts, place)
+            # An image's score is that of its worst place, however much lies around it.
+            parts, place, inside = as_trained(module, batch)
             for _ in range(math.ceil(SYNTHETIC_IMAGES / len(images))):
                 synthetic, masks = generator(parts, torch.zeros_like(parts[:, :1]), inside=inside)
                 answer = model(synthetic, place=place)

@@ -18,6 +18,7 @@ from side_by_side import commit_checked_out, device, save, side_by_side, version
 from synthesis import photographs
 from torch import Tensor
 
+from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.networks.memory import CANDIDATES, Memory
 
 NAME = "tf_efficientnet_lite0"
@@ -32,8 +33,9 @@ def drawn(count: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def fill(count: int, size: int) -> dict[str, float]:
-    """Fill a memory of the default's rows."""
-    memory = Memory(NAME, 1000).to(memory_format=torch.channels_last)
+    """Fill the default's memory."""
+    memory = AnoSeg().model.memory
+    assert memory is not None
     before = time.perf_counter()
     for _ in drawn(count, size):
         pass

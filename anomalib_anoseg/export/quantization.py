@@ -19,7 +19,7 @@ from anomalib_anoseg.anomaly_generator import AnomalyGenerator
 from anomalib_anoseg.evaluation.metrics import IoU
 from anomalib_anoseg.training.crops import cut_randomly, random_crops
 from anomalib_anoseg.training.hold_out import HeldOut
-from anomalib_anoseg.training.image_reading import ImageReading, datasets_of
+from anomalib_anoseg.training.image_reading import read_by_ours
 from anomalib_anoseg.utils.inside import inside_of
 from anomalib_anoseg.utils.seeds import own_seed
 from anomalib_anoseg.utils.shapes import Images
@@ -111,15 +111,10 @@ def calibration_samples(
 ) -> list[Sample]:
     """Return good images as the network sees them, and synthetic anomalies made from them."""
     datamodule.setup("fit")
-    reading = ImageReading()
-    for dataset in datasets_of([datamodule.train_data, getattr(datamodule, "val_data", None)]):
-        reading.lend(dataset)
-    try:
+    with read_by_ours([datamodule.train_data, getattr(datamodule, "val_data", None)]):
         held_out = HeldOut(datamodule, module.pre_processor)
         held_out.release()
         return _samples(module, held_out.images, model)
-    finally:
-        reading.take_back()
 
 
 def _samples(module: Any, good: Sequence[Images], model: "ov.Model") -> list[Sample]:

@@ -16,7 +16,7 @@ from anomalib_anoseg.report import plots
 from anomalib_anoseg.report.examples import Example, Failure, answers, thresholds_of, worst_first
 from anomalib_anoseg.report.pages import Scores, model_page, write
 from anomalib_anoseg.training.data_check import masks_of
-from anomalib_anoseg.training.image_reading import ImageReading
+from anomalib_anoseg.training.image_reading import read_by_ours
 from anomalib_anoseg.utils.image_header import read_header
 from anomalib_anoseg.utils.masks import check_mask
 
@@ -71,13 +71,9 @@ def page(
     data.setup("test")
     dataset: Any = data.test_data
     check_masks(dataset)
-    reading = ImageReading()
-    reading.lend(dataset)
-    try:
+    with read_by_ours(dataset):
         seen = answers(model, dataset, metrics, where)
         examples = worst_first(noted(tqdm(seen, total=len(dataset), unit="image")), most)
-    finally:
-        reading.take_back()
     thresholds = thresholds_of(model)
     svgs = {"Scores": plots.score_histogram(*scores, thresholds.image)}
     figures, curves = _measured(metrics)

@@ -13,12 +13,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from anomalib_anoseg.training.checkpoint_io import WholeCheckpoints
-from anomalib_anoseg.training.crops import random_crops
+from anomalib_anoseg.training.crops import as_trained
 from anomalib_anoseg.training.hold_out import count_of, kept_or_reread, spread
 from anomalib_anoseg.training.region_check import check_region
 from anomalib_anoseg.training.remembering import TrainingImages, number_of
 from anomalib_anoseg.utils.image_header import read_header
-from anomalib_anoseg.utils.inside import inside_of
 from anomalib_anoseg.utils.seeds import own_seed
 from anomalib_anoseg.utils.shapes import Images, Places
 
@@ -168,15 +167,11 @@ def _called_defective(model: Any, images: Sequence[Images]) -> tuple[int, int, i
     The anomalies are always the same. The laws leave a share of the images good.
     """
     alarms = found = count = 0
-    region = model.model.region
     with own_seed(0), torch.no_grad():
         for image in images:
             alarms += _is_called_defective(model, image)
             for _ in range(math.ceil(SYNTHETIC_IMAGES / len(images))):
-                part, place = image, None
-                if model.train_crop is not None:
-                    part, place = random_crops(image, model.train_crop, region)
-                inside = inside_of(region, part, place)
+                part, place, inside = as_trained(model, image)
                 nothing = torch.zeros_like(part[:, :1])
                 changed, mask = model.anomaly_generator(part, nothing, inside=inside)
                 if mask.any():

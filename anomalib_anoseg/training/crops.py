@@ -15,7 +15,8 @@ from torch.nn.functional import pad
 from torch.utils.data import DataLoader, default_collate, get_worker_info
 
 from anomalib_anoseg.training.random_draws import mixed
-from anomalib_anoseg.utils.shapes import Images, Places
+from anomalib_anoseg.utils.inside import inside_of
+from anomalib_anoseg.utils.shapes import Images, Insides, Places
 
 logger = logging.getLogger(__name__)
 MOST = 4  # crops of an image
@@ -180,6 +181,17 @@ def random_crops(images: Images, side: int, region: Any = None) -> tuple[Images,
     height, width = (min(side, length) for length in images.shape[-2:])
     crops, place = cut_randomly(torch.split(images, 1), height, width, None, region)
     return crops, place.to(images.device)
+
+
+def as_trained(module: Any, images: Images) -> tuple[Images, Places | None, Insides | None]:
+    """Return what anomalies are made in, as in training: images or crops, their place and inside.
+
+    A model trained on crops knows synthetic anomalies by their size in pixels.
+    """
+    place = None
+    if module.train_crop is not None:
+        images, place = random_crops(images, module.train_crop, module.model.region)
+    return images, place, inside_of(module.model.region, images, place)
 
 
 def cut_randomly(

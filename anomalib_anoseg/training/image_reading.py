@@ -5,6 +5,7 @@ inferencers, given a path, use it as well, and are not ours to change: give them
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import new_class
@@ -40,6 +41,18 @@ class ImageReading:
         for dataset, kind in reversed(self._changed):
             dataset.__class__ = kind
         self._changed.clear()
+
+
+@contextmanager
+def read_by_ours(source: Any) -> Iterator[None]:
+    """Lend the data sets of a source our reader for as long as the block runs."""
+    reading = ImageReading()
+    try:
+        for dataset in datasets_of(source):
+            reading.lend(dataset)
+        yield
+    finally:
+        reading.take_back()
 
 
 @cache

@@ -26,8 +26,8 @@ def halfway(good: Verdicts, bad: Verdicts, most: float = 1.0) -> Tensor:
     """
     usual = good.double().logit(1e-12).quantile(0.95)
     middle = (usual + bad.double().logit(1e-12).median()) / 2
-    enough = torch.tensor(most, dtype=middle.dtype).logit(1e-12)
-    return torch.minimum(middle, torch.maximum(usual, enough.to(usual))).sigmoid()
+    enough = usual.new_tensor(most).logit(1e-12)
+    return torch.minimum(middle, torch.maximum(usual, enough)).sigmoid()
 
 
 def separate(good: Verdicts, bad: Verdicts) -> Tensor:
