@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What each part of the method is worth, on one category, in short runs of the light decoder.
+# What each part of the method is worth, on one category, in short runs from scratch.
 #   benchmarks/ablations.sh ROOT CATEGORY [STEPS] [PYTHON]
 # In bfloat16: twice as fast on a CPU that computes in it, slower on one that does not.
 set -euo pipefail
@@ -10,7 +10,7 @@ run() { # name, then settings
     local name=$1
     shift
     "$python" benchmarks/accuracy.py --root "$root" --categories "$category" --name "$name" \
-        --out results/ablations --set \
+        --out results/ablations --set "$m.pre_trained=false" \
         "$m.pre_processor.init_args.image_size=[128,128]" trainer.precision=bf16-mixed \
         trainer.max_epochs=-1 trainer.max_steps="$steps" trainer.check_val_every_n_epoch=1000 "$@"
 }
@@ -18,7 +18,7 @@ run() { # name, then settings
 # The paper's own ablation: each row adds to the one above.
 paper=$(dirname "$0")/../configs/anomalies/paper.yaml
 still=("$m.variation=[]")
-plain=("${still[@]}" "$m.anomalies=$paper" "$m.pre_trained=false")
+plain=("${still[@]}" "$m.anomalies=$paper")
 flat=("$m.coordinate_channels=false")
 run "01 CutPaste" "${plain[@]}" "${flat[@]}" "$m.anomalies.hard_augmentation=0"
 run "02 + hard augmentation" "${plain[@]}" "${flat[@]}"
