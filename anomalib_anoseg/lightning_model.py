@@ -77,6 +77,7 @@ from anomalib_anoseg.utils.seeds import own_seed
 from anomalib_anoseg.utils.shapes import Images, Insides, Masks
 
 OURS = "AnoSeg's own PreProcessor, or none"
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 CHECK_EVERY = 50  # steps; a GPU does not wait for the losses in between
 COMPONENTS: dict[str, tuple[type, ...]] = {
     "pre_processor": (PreProcessor, AnomalibPreProcessor),
@@ -194,6 +195,7 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         )
         self.variation = vary
         self._loss_guard = LossGuard()
+        self._limit_val_batches: int | float | None = None
         self.trained_on = ""
         self.resumed_from: Any = None
         self.remembered: dict[int, str] = {}
@@ -244,9 +246,14 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         """Keep checkpoints whole, and train without validation images if there are none.
 
         Raises:
-            ValueError: If validation is asked for and the data module has no images for it.
+            ValueError: If validation is asked for and the data module has no images for it, or
+                training in a precision that it does not know.
         """
         super().setup(stage)
+        if stage == "fit" and self.trainer.precision not in PRECISIONS:
+            known = ", ".join(PRECISIONS)
+            msg = f"--trainer.precision {self.trainer.precision}: AnoSeg trains in {known}"
+            raise ValueError(msg)
         # anomalib.engine, which this needs, loads the models and with them this module.
         from anomalib_anoseg.training.checkpoint_io import use_whole_checkpoints
 
@@ -258,15 +265,24 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
                 msg = f"{data.name} has no validation images: val_split_mode is none"
                 raise ValueError(msg)
             if stage == "fit":
+                self._limit_val_batches = self.trainer.limit_val_batches
                 self.trainer.limit_val_batches = 0
 
+    def teardown(self, stage: str) -> None:
+        """Let the trainer validate again: its next data module may have images for it."""
+        super().teardown(stage)
+        if self._limit_val_batches is not None:
+            self.trainer.limit_val_batches = self._limit_val_batches
+            self._limit_val_batches = None
+
     def on_fit_start(self) -> None:
-        """Keep the data's name, and compile, if asked for.
+        """Keep the data's name, forget losses of a run before, and compile, if asked for.
 
         Raises:
             ValueError: If a pre-processor that is not ours would resize crops, or something cuts
                 the images that a region lies over.
         """
+        self._loss_guard = LossGuard()
         data = getattr(self.trainer, "datamodule", None)
         self._refuse_what_moves_pixels(data)
         if self.train_crop is not None and self.model.sees_far:
@@ -549,8 +565,9 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
             seed_everything(self.seed, workers=True, verbose=False)
         self._refuse_tiler()
         callbacks: Any = super().configure_callbacks()
-        # The check before anybody reads an image.
-        return [DataCheck(), *callbacks, TrainOnCrops(), RandomDraws(), LastCheckpoint()]
+        # The check before anybody reads an image; the last checkpoint of a run that fails before
+        # the post-processor gives up the images that its thresholds are set by.
+        return [DataCheck(), TrainOnCrops(), RandomDraws(), LastCheckpoint(), *callbacks]
 
     def _refuse_tiler(self) -> None:
         """Name what to use instead of anomalib's tiler, which would cut crops without a place."""

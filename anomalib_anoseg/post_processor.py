@@ -13,7 +13,12 @@ from torch import Tensor
 from anomalib_anoseg.calibration import calibrate
 from anomalib_anoseg.networks.decision import ANOMALOUS_SCORE
 from anomalib_anoseg.training.hold_out import HeldOut
-from anomalib_anoseg.utils.checks import require_not_negative, require_rate, require_whole
+from anomalib_anoseg.utils.checks import (
+    require_not_negative,
+    require_rate,
+    require_whole,
+    require_within,
+)
 from anomalib_anoseg.utils.cuts import for_rate, halfway, separate
 from anomalib_anoseg.utils.false_alarms import (
     FalseAlarms,
@@ -59,11 +64,11 @@ class PostProcessor(AnomalibPostProcessor):
 
     Args:
         enable_normalization: Normalise scores and maps. Without it masks and labels are cut at 0.5
-            of the raw probability.
+            of the raw probability, wherever the thresholds are, and no rate can be promised.
         enable_thresholding: Return labels and masks.
         enable_threshold_matching: As in anomalib; here both thresholds always exist.
-        image_sensitivity: Above 0.5 more images are called defective, (0, 1).
-        pixel_sensitivity: Above 0.5 more pixels are called defective, (0, 1).
+        image_sensitivity: Above 0.5 more images are called defective, [0, 1].
+        pixel_sensitivity: Above 0.5 more pixels are called defective, [0, 1].
         false_alarm_rate: Share of good images that may be called defective, (0, 1); takes the place
             of image_sensitivity. None for the image threshold described above.
         mask_false_alarm_rate: Share of good images that may have a pixel in their mask, (0, 1);
@@ -82,7 +87,7 @@ class PostProcessor(AnomalibPostProcessor):
 
     Raises:
         ValueError: If an argument is outside its range, or a rate is given and the sensitivity
-            that moves the same threshold.
+            that moves the same threshold, or no normalisation.
     """
 
     good_scores: Tensor
@@ -105,6 +110,7 @@ class PostProcessor(AnomalibPostProcessor):
             ("false_alarm_rate", false_alarm_rate, "image", image_sensitivity),
             ("mask_false_alarm_rate", mask_false_alarm_rate, "pixel", pixel_sensitivity),
         ):
+            require_within(f"{level}_sensitivity", sensitivity, 0, 1)
             if rate is not None:  # 0.5 is the sensitivity of those who gave none
                 require_rate(name, rate, level, None if sensitivity == 0.5 else sensitivity)
         require_whole("smallest_defect", smallest_defect)
@@ -125,6 +131,7 @@ class PostProcessor(AnomalibPostProcessor):
         self.false_alarm_rate = false_alarm_rate
         self.mask_false_alarm_rate = mask_false_alarm_rate
         self.smallest_defect = smallest_defect
+        self._refuse_rates_in_vain()
         for name in OF_GOOD_IMAGES:
             self.register_buffer(name, torch.empty(0))
         for name in ("usual_threshold", "usual_pixel_threshold"):
@@ -224,6 +231,13 @@ class PostProcessor(AnomalibPostProcessor):
         if stage == "fit":
             self._release()
 
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Likewise; the last weights were saved before, with thresholds that these images set."""
+        del trainer, pl_module, exception
+        self._release()
+
     def _release(self) -> None:
         if self._held_out is not None:
             self._held_out.release()
@@ -258,12 +272,14 @@ class PostProcessor(AnomalibPostProcessor):
     def _calibrate(self, trainer: Trainer, module: LightningModule) -> None:
         if self._held_out is None or self._step == trainer.global_step:
             return
-        self._step = trainer.global_step
         training = module.training
         module.eval()
-        with torch.no_grad(), trainer.precision_plugin.forward_context():
-            self.fit(module, self._held_out.images)
-        module.train(training)
+        try:
+            with torch.no_grad(), trainer.precision_plugin.forward_context():
+                self.fit(module, self._held_out.images)
+        finally:
+            module.train(training)
+        self._step = trainer.global_step
 
     def fit(self, module: Any, images: Sequence[Images]) -> None:
         """Set both thresholds by normal images and synthetic anomalies made from them.
@@ -288,8 +304,19 @@ class PostProcessor(AnomalibPostProcessor):
         self.good_peaks = found.peaks.sort().values.to(self.usual_threshold)
         self.set_thresholds()
 
+    def _refuse_rates_in_vain(self) -> None:
+        if self._rates and not self.enable_normalization:
+            asked = ", ".join(f"{name}={rate}" for name, rate in self._rates.items())
+            msg = f"{asked} needs enable_normalization: without it the cut is 0.5, not a threshold"
+            raise ValueError(msg)
+
     def set_thresholds(self) -> None:
-        """Set both by the rates that are asked for, and what the maps of good images gave."""
+        """Set both by the rates that are asked for, and what the maps of good images gave.
+
+        Raises:
+            ValueError: If there are rates, and no normalisation.
+        """
+        self._refuse_rates_in_vain()
         image, pixel = self.usual_threshold, self.usual_pixel_threshold
         if self.false_alarm_rate is not None and len(self.good_scores):
             cut, kept = for_rate(self.good_scores, self.false_alarm_rate)

@@ -230,6 +230,26 @@ def test_a_loader_gets_its_own_function_back(
 
 
 @pytest.mark.slow
+def test_workers_that_persist_cut_as_well(
+    mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning advises to keep them. They have begun before anything is cut."""
+    data = folder(mixed)
+    data.setup()
+    loader = DataLoader(
+        data.train_data, batch_size=1, collate_fn=ImageBatch.collate, num_workers=1,
+        persistent_workers=True,
+    )  # fmt: skip
+    model = model_of(segmenter)
+    trained_on = spied(model, monkeypatch)
+    quiet_engine(tmp_path, max_epochs=2).fit(model, train_dataloaders=loader)
+    assert len(trained_on) == 2 * len(data.train_data)
+    assert {place is None for _, place in trained_on} == {False}
+    (whole,) = {type(batch) for batch in loader}
+    assert whole is ImageBatch
+
+
+@pytest.mark.slow
 def test_another_pre_processor_would_stretch_crops(mixed: Path, tmp_path: Path) -> None:
     theirs = AnomalibPreProcessor(Resize((128, 128)))
     model = segmenter(train_crop=64, pre_processor=theirs)

@@ -13,6 +13,7 @@ from anomalib.data import Folder, ImageBatch, ImageItem, PredictDataset
 from anomalib.data.datasets.image.folder import FolderDataset
 from conftest import photographs, quiet_engine, segmenter
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
 from PIL import Image, ImageDraw
 from torch.utils.data import DataLoader
 from torchvision.utils import save_image
@@ -301,6 +302,25 @@ def test_a_checkpoint_that_does_not_fit_is_named(
     damage(path)
     with pytest.raises(Exception, match=f"cannot load {path}: {says}"):
         getattr(quiet_engine(root), stage)(
+            segmenter(), datamodule=folder(root), ckpt_path=str(path)
+        )
+
+
+@pytest.mark.slow
+def test_an_error_after_the_checkpoint_was_loaded_keeps_its_words(root: Path) -> None:
+    """The file has gone meanwhile, which is not what is wrong."""
+
+    class Fail(Callback):
+        def on_train_batch_start(self, *_: Any) -> None:
+            path.unlink()
+            msg = "out of memory"
+            raise RuntimeError(msg)
+
+    engine = quiet_engine(root)
+    engine.fit(segmenter(), datamodule=folder(root))
+    path = Path(engine.trainer.checkpoint_callback.best_model_path)
+    with pytest.raises(RuntimeError, match=r"^out of memory$"):
+        quiet_engine(root / "more", max_epochs=2, callbacks=[Fail()]).fit(
             segmenter(), datamodule=folder(root), ckpt_path=str(path)
         )
 

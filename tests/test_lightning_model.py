@@ -229,10 +229,15 @@ def test_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(
                 module.model.map_decoder.head.bias.data.fill_(float("nan"))
 
     run = quiet_engine(tmp_path, max_epochs=3, callbacks=[Poison()])
+    model = small_model()
     with pytest.raises(FloatingPointError, match=r"step \d \(segmentation nan, .*learning_rate"):
-        run.fit(small_model(), datamodule=part)
-    good = AnoSeg.load_from_checkpoint(run.trainer.checkpoint_callback.best_model_path)
+        run.fit(model, datamodule=part)
+    path = run.trainer.checkpoint_callback.best_model_path
+    good = AnoSeg.load_from_checkpoint(path)
     assert all(p.isfinite().all() for p in good.parameters())
+    again = quiet_engine(tmp_path / "again", max_epochs=3)
+    again.fit(model, datamodule=part, ckpt_path=path)  # the same model goes on from there
+    assert all(p.isfinite().all() for p in model.parameters())
 
 
 def test_guard_reports_the_first_bad_step_when_asked_later() -> None:
@@ -264,6 +269,8 @@ def test_a_normalize_left_in_the_transform_is_named(
         ("learning_rate", float("nan")),
         ("memory_rows", 0),
         ("memory_rows", 1.5),
+        ("memory_rows", np.int64(100)),
+        ("learning_rate", np.float64(0.001)),
         ("reconstruction_weight", -1.0),
         ("adversarial_weight", float("nan")),
         ("segmentation_loss", "l2"),
@@ -276,6 +283,7 @@ def test_wrong_argument_is_named_with_its_range(argument: str, value: Any) -> No
         AnoSeg(**{argument: value})
     assert str(value) in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert ("a number of numpy" in str(caught.value)) == isinstance(value, np.number)
 
 
 def test_the_constructor_stays_small() -> None:
@@ -293,12 +301,31 @@ def test_the_detector_needs_good_images() -> None:
         AnoSeg(image_score="detector", anomalies={"synthetic_share": 1})
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_a_precision_that_it_does_not_know(
+    tmp_path: Path, part: SurfaceDemo, precision: str
+) -> None:
+    with pytest.raises(ValueError, match=f"precision {precision}: AnoSeg trains in 32-true, bf16"):
+        quiet_engine(tmp_path, precision=precision).fit(small_model(), datamodule=part)
+
+
+@pytest.mark.slow
+def test_a_trainer_validates_again_after_data_without_validation_images(
+    tmp_path: Path, demo_root: Path
+) -> None:
+    data = SurfaceDemo(demo_root, val_split_mode="none", num_workers=0)
+    run = quiet_engine(tmp_path, max_steps=1, limit_val_batches=2)
+    run.fit(small_model(), datamodule=data)
+    assert run.trainer.limit_val_batches == 2
+
+
 def test_schedule_warms_up_and_ends_at_one_percent() -> None:
     factor = warmup_cosine(1000)
     assert factor(0) == pytest.approx(0.05)
     assert factor(20) == pytest.approx(1, abs=2e-3)
     assert factor(1000) == factor(5000) == pytest.approx(0.01)
     assert warmup_cosine(float("inf"))(10**6) == 1  # an endless run keeps its rate
+    assert warmup_cosine(-1)(100) == warmup_cosine(0)(100) == 1  # Lightning's "not known"
 
 
 def test_seed_gives_the_same_weights() -> None:

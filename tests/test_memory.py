@@ -67,6 +67,12 @@ def slow_nearest(rows: Tensor, owners: Tensor, place: Tensor, own: int) -> int:
     return found
 
 
+def test_a_single_place_has_no_deviation() -> None:
+    """One image, of which the region shows a single place."""
+    level = level_of(torch.randn(1, 5), torch.zeros(1, dtype=torch.long))
+    assert level(torch.randn(1, 5, 2, 2)).isfinite().all()
+
+
 @pytest.mark.parametrize("own", [-1, 0, 2])
 def test_nearest_rows(own: int) -> None:
     """Oracle: a loop over rows and places."""

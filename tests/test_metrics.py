@@ -190,6 +190,13 @@ def test_half_precision_maps() -> None:
     assert value(metrics.AUROC(fields=MAPS), data) == pytest.approx(exact, abs=1e-3)
 
 
+def test_no_state_is_of_64_bits() -> None:
+    """Apple's GPU takes none: Lightning moves metrics to where the model is."""
+    for metric in default_metrics():
+        for name in metric._defaults:
+            assert getattr(metric, name).dtype != torch.float64, (metric, name)
+
+
 def test_reset_forgets() -> None:
     data = batches(1.0)
     for metric in default_metrics():

@@ -191,7 +191,7 @@ def test_the_keyboard_walks_the_images(hand: Any) -> None:
     assert (name.inner_text(), opacity.input_value()) == (order[3], "65")
     hand.keyboard.press("Escape")
     assert not dialog.is_visible()
-    hand.locator("tbody button:focus", has_text=order[3]).wait_for()  # the event comes a little later
+    hand.locator("tbody button:focus", has_text=order[3]).wait_for()  # comes a little later
     assert hand.get_by_label("Map over image").is_visible()  # back at its place
 
     hand.get_by_label("Verdict").select_option("correct")

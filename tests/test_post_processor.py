@@ -231,6 +231,16 @@ def test_validation_images_from_the_training_set_are_used(good: Path) -> None:
     assert paths(data.train_data) == before
 
 
+def test_a_validation_split_that_is_empty_is_as_none(good: Path) -> None:
+    """anomalib takes a hundredth of ten images to be none, and says so."""
+    data = module(good, val_split_mode="from_train", val_split_ratio=0.01)
+    data.setup()
+    assert len(data.val_data) == 0
+    before = paths(data.train_data)
+    assert len(HeldOut(data, torch.clone).images) == 1
+    assert len(paths(data.train_data)) == len(before) - 1
+
+
 def test_a_single_good_image_serves_both(tmp_path: Path) -> None:
     (tmp_path / "good").mkdir()
     Image.new("RGB", (64, 64)).save(tmp_path / "good/a.png")
@@ -272,16 +282,66 @@ def test_thresholds_do_not_depend_on_test_images(good: Path, tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_images_come_back_after_a_run_that_failed(good: Path, tmp_path: Path) -> None:
-    class Fail(Callback):
-        def on_train_batch_start(self, *_: Any) -> None:
-            raise FloatingPointError
+    """Before another model trains on the same data; the last weights had their thresholds set."""
 
-    data, model = module(good, test_split_mode="none", val_split_mode="none"), segmenter(seed=1)
-    with pytest.raises(FloatingPointError):
-        train(model, data, tmp_path, callbacks=[Fail()])
+    class Fail(Callback):
+        def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+            if trainer.global_step == 2:
+                raise RuntimeError
+
+    data, model = module(good), segmenter(seed=1)
+    data.setup()
+    count = len(data.train_data)
+    with pytest.raises(RuntimeError):
+        train(model, data, tmp_path / "failed", callbacks=[Fail()])
+    assert len(data.train_data) == count
+    (last,) = (tmp_path / "failed").rglob("*.ckpt")
+    saved = AnoSeg.load_from_checkpoint(last)
+    expected = refitted(saved, good)._pixel_threshold
+    torch.testing.assert_close(saved.post_processor._pixel_threshold, expected)
     model.to_torch(tmp_path)  # without the data
-    train(model, data, tmp_path)
-    assert len(data.train_data) == 12
+    train(model, data, tmp_path / "again")
+    assert len(data.train_data) == count
+
+
+@pytest.mark.slow
+def test_thresholds_that_could_not_be_set_are_set_later(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory that is short in a validation: the last checkpoint must not keep what was before."""
+    fit, tries = PostProcessor.fit, []
+
+    def fails_once(self: PostProcessor, *args: Any) -> None:
+        tries.append(0)
+        if len(tries) == 1:
+            raise RuntimeError
+        fit(self, *args)
+
+    monkeypatch.setattr(PostProcessor, "fit", fails_once)
+    data = module(good, val_split_mode="same_as_test")
+    with pytest.raises(RuntimeError):
+        train(segmenter(seed=1), data, tmp_path)
+    (last,) = tmp_path.rglob("*.ckpt")
+    saved = AnoSeg.load_from_checkpoint(last)
+    expected = refitted(saved, good)._pixel_threshold
+    torch.testing.assert_close(saved.post_processor._pixel_threshold, expected)
+
+
+@pytest.mark.parametrize("name", ["image_sensitivity", "pixel_sensitivity"])
+@pytest.mark.parametrize("value", [-0.1, 5.0, float("nan")])
+def test_a_sensitivity_is_a_share(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} must satisfy 0 <= {name} <= 1, got {value}"):
+        PostProcessor(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["false_alarm_rate", "mask_false_alarm_rate"])
+def test_a_rate_without_normalisation_would_do_nothing(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}=0.1 needs enable_normalization"):
+        PostProcessor(enable_normalization=False, **{name: 0.1})
+    processor = PostProcessor(enable_normalization=False)
+    setattr(processor, name, 0.1)  # as an export with another rate does
+    with pytest.raises(ValueError, match=f"{name}=0.1 needs enable_normalization"):
+        processor.set_thresholds()
 
 
 def refitted(model: AnoSeg, good: Path) -> PostProcessor:

@@ -15,8 +15,14 @@ from torchvision.utils import save_image
 
 from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.networks.memory import Level, Memory
+from anomalib_anoseg.report.model_command import page
 from anomalib_anoseg.training.good_images import read_good_images
-from anomalib_anoseg.training.remembering import TrainingImages, numbers_of, warn_of_changes
+from anomalib_anoseg.training.remembering import (
+    TrainingImages,
+    numbers_of,
+    warn_if_remembered,
+    warn_of_changes,
+)
 
 
 def write(folder: Path, count: int, **sizes: int) -> list[Path]:
@@ -83,6 +89,25 @@ def test_files_of_equal_content_have_one_number(paths: list[Path], tmp_path: Pat
     first, same, other = numbers_of(batch_of(paths[0], copy, paths[1])).tolist()
     assert first == same != other
     assert numbers_of(batch_of(*paths)).unique().numel() == 12
+
+
+def test_a_file_that_was_written_again_is_another_image(paths: list[Path]) -> None:
+    """In a notebook, between two trainings of one process."""
+    before = numbers_of(batch_of(paths[0]))
+    shutil.copyfile(paths[1], paths[0])
+    assert numbers_of(batch_of(paths[0])) == numbers_of(batch_of(paths[1])) != before
+
+
+def test_images_of_the_training_are_named_in_a_test(
+    paths: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    remembered = dict.fromkeys(numbers_of(batch_of(*paths[:3])).tolist(), "elsewhere")
+    with caplog.at_level(logging.WARNING, logger="anomalib_anoseg"):
+        warn_if_remembered(remembered, paths[3:])
+        warn_if_remembered({}, paths)  # a model without a memory
+        assert caplog.text == ""
+        warn_if_remembered(remembered, paths[1:])
+    assert f"trained on 2 of these 11 images, such as {paths[1]}" in caplog.text
 
 
 def test_images_that_are_no_files_are_known_by_their_names() -> None:
@@ -268,6 +293,25 @@ def test_a_resumed_run_keeps_it(
     weights = (dict(run.model.named_parameters()) for run in (rest, trained))
     name = "model.memory_decoder.decoder.head.weight"
     assert len({float(found[name].detach().sum()) for found in weights}) == 2  # it did train
+
+
+@pytest.mark.slow
+def test_a_page_shows_no_image_that_was_trained_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Although anomalib's Folder draws good test images at random from those to train on."""
+    write(tmp_path / "good", 20, height=64, width=64)
+
+    def drawn() -> Folder:
+        return Folder(name="own", root=tmp_path, normal_dir="good", num_workers=0)
+
+    run = quiet_engine(tmp_path / "run", max_steps=1, max_epochs=-1)
+    run.fit(remembering_model(seed=3), datamodule=drawn())
+    torch.manual_seed(5)
+    with caplog.at_level(logging.WARNING, logger="anomalib_anoseg"):
+        path = Path(run.trainer.checkpoint_callback.best_model_path)
+        assert page(path, drawn(), tmp_path / "page.html", device="cpu") == 0
+    assert "the model was trained on" not in caplog.text
 
 
 @pytest.mark.slow

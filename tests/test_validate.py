@@ -3,7 +3,7 @@
 import json
 import shlex
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pytest
@@ -174,8 +174,9 @@ def test_an_export_agrees_and_its_figures_stand_beside(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["openvino", "onnx"])
 def test_the_proposed_export_keeps_what_the_file_has_of_its_own(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: Literal["openvino", "onnx"]
 ) -> None:
     """Oracle: the export that the printed command writes, validated again."""
     torch.manual_seed(0)
@@ -187,8 +188,8 @@ def test_the_proposed_export_keeps_what_the_file_has_of_its_own(
     # Scores of the good images that training held out: what promises the rate.
     content["state_dict"]["post_processor.good_scores"] = torch.linspace(0.1, 0.4, 9)
     torch.save(content, path)
-    assert export(path, output=tmp_path, pixel_sensitivity=0.6, smallest_defect=20) == 0
-    model = tmp_path / "weights/openvino/model.xml"
+    assert export(path, kind, tmp_path, pixel_sensitivity=0.6, smallest_defect=20) == 0
+    model = tmp_path / "weights" / kind / ("model.xml" if kind == "openvino" else "model.onnx")
     scored = AnoSeg.load_from_checkpoint(path).eval()
     with torch.inference_mode():
         images = sorted(
@@ -213,11 +214,12 @@ def test_the_proposed_export_keeps_what_the_file_has_of_its_own(
     words = shlex.split(line)
     assert words[:4] == ["anomalib-anoseg", "export", "--ckpt_path", str(path)]
     options = dict(zip(words[4::2], words[5::2], strict=True))
+    assert options.pop("--export_type", "openvino") == kind
     assert options.keys() == {"--image_sensitivity", "--pixel_sensitivity", "--smallest_defect"}
 
     arguments: dict[str, Any] = {name[2:]: float(value) for name, value in options.items()}
     arguments["smallest_defect"] = int(options["--smallest_defect"])
-    assert export(path, output=tmp_path, **arguments) == 0
+    assert export(path, kind, tmp_path, **arguments) == 0
     assert validate(path, model, tmp_path / "part", output=output) == 0
     found = json.loads(output.read_text())
     assert found["wrong"]["checkpoint"] == {"misses": 3, "false_alarms": 0}

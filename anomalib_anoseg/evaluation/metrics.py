@@ -114,10 +114,10 @@ class _AUROC(Binned, BinaryAUROC):
 class _AUPR(Binned, BinaryAveragePrecision):
     def curve(self) -> tuple[Tensor, Tensor]:
         """Return recall and precision, from the highest threshold to the lowest."""
-        accepted, correct = (self.confmat[:, k, 1].double().flip(0) for k in (0, 1))
+        accepted, correct = (self.confmat[:, k, 1].cpu().double().flip(0) for k in (0, 1))
         # Nothing exceeds the last threshold: by convention its precision is 1.
         precision = torch.where(correct + accepted > 0, correct / (correct + accepted), 1.0)
-        return correct / self.seen[1], precision
+        return correct / self.seen[1].cpu(), precision
 
 
 class _IoUMax(Binned, BinaryPrecisionRecallCurve):
@@ -144,29 +144,31 @@ class _AUPRO(Binned, BinaryPrecisionRecallCurve):
     def __init__(self, fpr_limit: float = 0.3, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.fpr_limit = fpr_limit
-        zeros = torch.zeros(len(THRESHOLDS), dtype=torch.float64)
-        self.add_state("overlap", zeros, dist_reduce_fx="sum")
+        self.add_state("overlap", torch.zeros(len(THRESHOLDS)), dist_reduce_fx="sum")
         self.add_state("regions", torch.zeros(1, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         super().update(preds, target)
         height, width = target.shape[-2:]
         masks = target.reshape(-1, 1, height, width).float()
-        labels = connected_components_cpu(masks).to(preds.device)
+        labels = connected_components_cpu(masks).cpu()
         count = int(labels.max()) + 1
         sizes = torch.stack([some.bincount(minlength=count) for (some,) in _parts(labels)]).sum(0)
         weights = 1 / sizes.double()
         weights[0] = 0  # good pixels
         for some, regions in _parts(preds, labels):
-            passed = self._passed(some)
+            # A GPU adds weights in no fixed order, which deterministic runs refuse; Apple's has no
+            # float64.
+            passed = self._passed(some).cpu()
             found = passed.bincount(weights[regions], minlength=len(self.thresholds) + 1)
-            self.overlap += _at_least(found)
+            self.overlap += _at_least(found).to(self.overlap)
         self.regions += len(sizes) - 1
 
     def curve(self) -> tuple[Tensor, Tensor]:
         """Return false positive rate and mean overlap, from the highest threshold to the lowest."""
-        false_positive = self.confmat[:, 0, 1].double().flip(0)
-        return false_positive / self.seen[0], (self.overlap / self.regions).flip(0)
+        false_positive = self.confmat[:, 0, 1].cpu().double().flip(0)
+        overlap = (self.overlap / self.regions).cpu().double().flip(0)
+        return false_positive / self.seen[0].cpu(), overlap
 
     def compute(self) -> Any:
         if not self.seen.all():

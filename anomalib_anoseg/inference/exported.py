@@ -153,14 +153,16 @@ def _digest(path: Path) -> str:
 
 
 def _said(model: ov.Model, name: str, default: Any) -> Any:
-    place = [SECTION, name]
-    return model.get_rt_info(place).value if model.has_rt_info(place) else default
+    for place in ([SECTION, name], ["framework", f"{SECTION}.{name}"]):  # the second is ONNX's
+        if model.has_rt_info(place):
+            return model.get_rt_info(place).value
+    return default
 
 
 def _cut(model: ov.Model, output: str) -> float:
     """Return what an output of yes and no compares with; 0.5, anomalib's default, if it does not.
 
-    ONNX files and exports of other models say it nowhere else.
+    Exports of other models say it nowhere else.
     """
     found = [result for result in model.outputs if output in result.names]
     node = found[0].node.input_value(0).node if found else None

@@ -101,11 +101,11 @@ class Decision(nn.Module):
 def _sums(said: Sequence[Tensor]) -> Tensor:
     """Return pixels, sum and sum of squares of each image and witness, (b, 3, 3)."""
     sums = []
-    for one in said:
+    for one in (one.cpu() for one in said):  # Apple's GPU has no float64
         inside = one > -torch.inf
         values = torch.where(inside, one.float(), 0)
         kinds = inside, values, values.square()
-        sums.append(torch.stack([k.sum((1, 2), dtype=torch.float64).cpu() for k in kinds], 1))
+        sums.append(torch.stack([k.sum((1, 2), dtype=torch.float64) for k in kinds], 1))
     return torch.stack(sums, 1)
 
 

@@ -115,7 +115,7 @@ class Level(nn.Module):
             places = some.to(self.rows).T[None, :, :, None]
             distances.append(self(places, numbers[:1].to(self.owner))[:, -1].flatten())
         values = torch.cat(distances)
-        mean, variance = values.mean(), values.var()
+        mean, variance = values.mean(), values.var(correction=min(1, len(values) - 1))
         if before:
             mean, variance = _pooled_moments(before, self.mean, self.std**2, mean, variance)
         self.mean.copy_(mean)

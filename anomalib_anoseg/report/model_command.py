@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from anomalib.data import AnomalibDataModule
+from lightning.pytorch import seed_everything
 from tqdm import tqdm
 
 from anomalib_anoseg.evaluation.evaluator import default_metrics
@@ -17,6 +18,7 @@ from anomalib_anoseg.report.examples import Example, Failure, answers, threshold
 from anomalib_anoseg.report.pages import Scores, model_page, write
 from anomalib_anoseg.training.data_check import masks_of
 from anomalib_anoseg.training.image_reading import read_by_ours
+from anomalib_anoseg.training.remembering import warn_if_remembered
 from anomalib_anoseg.utils.image_header import read_header
 from anomalib_anoseg.utils.masks import check_mask
 
@@ -67,9 +69,13 @@ def page(
                 failures.append(answer)
                 tqdm.write(f"{answer.name}: {answer.reason}", file=sys.stderr)
 
+    if model.seed is not None:
+        # Of images that are split at random training has left out those that this draws again.
+        seed_everything(model.seed, workers=True, verbose=False)
     data.prepare_data()
     data.setup("test")
     dataset: Any = data.test_data
+    warn_if_remembered(model.remembered, map(Path, dataset.samples.image_path))
     check_masks(dataset)
     with read_by_ours(dataset):
         seen = answers(model, dataset, metrics, where)

@@ -18,6 +18,7 @@ from anomalib_anoseg.report.agreement import SIDES, Agreement, answers
 from anomalib_anoseg.report.examples import thresholds_of
 from anomalib_anoseg.report.runs import METRICS
 from anomalib_anoseg.report.threshold_choice import choices
+from anomalib_anoseg.training.remembering import warn_if_remembered
 from anomalib_anoseg.utils.checks import require_not_negative
 from anomalib_anoseg.utils.files import complete_file
 from anomalib_anoseg.utils.masks import check_mask
@@ -70,6 +71,7 @@ def validate(
     cases = _cases(data)
     segmenter = Segmenter(model, device, precision)
     checkpoint = AnoSeg.load_from_checkpoint(ckpt_path, map_location="cpu").eval()
+    warn_if_remembered(checkpoint.remembered, [case.path for case in cases])
     thresholds = thresholds_of(checkpoint), segmenter.model.thresholds
     has_masks = any(case.mask for case in cases)
     agreement = Agreement(thresholds, has_masks, checkpoint.model.region)
@@ -88,7 +90,7 @@ def validate(
     about = {"ckpt_path": str(ckpt_path), "model_file": str(model), "data": str(data)}
     about |= {"device": device, "precision": precision}
     found = _found(agreement, thresholds, tolerance) | {
-        "false_alarm_rate": _rate(checkpoint, segmenter.model),
+        "false_alarm_rate": _rate(segmenter.model),
         "errors": failures,
     }
     print("\n".join(_lines(about, found)))  # noqa: T201
@@ -110,12 +112,10 @@ def _cases(data: Path) -> list[Case]:
     return cases
 
 
-def _rate(checkpoint: AnoSeg, model: ExportedModel) -> float | None:
+def _rate(model: ExportedModel) -> float | None:
     """Return the false-alarm rate that the image threshold was set for, if for one."""
     said = model.false_alarms(model.thresholds.image)
-    if said is None:  # an ONNX file
-        return getattr(checkpoint.post_processor, "false_alarm_rate", None)
-    asked: float | None = said["asked"]
+    asked: float | None = said["asked"] if said else None
     return asked
 
 
@@ -220,14 +220,13 @@ def _choices(about: dict[str, str], found: dict[str, Any]) -> list[str]:
 
 def _export_command(about: dict[str, str], found: dict[str, Any], sensitivity: float) -> str:
     words = ["anomalib-anoseg", "export", "--ckpt_path", about["ckpt_path"]]
-    onnx = Path(about["model_file"]).suffix == ".onnx"
-    if onnx:
+    if Path(about["model_file"]).suffix == ".onnx":
         words += ["--export_type", "onnx"]
     words += ["--image_sensitivity", f"{sensitivity:.8g}"]
     # What the export has of its own, and another would lose.
     ours, theirs = (found["thresholds"][side] for side in SIDES)
     if ours["pixel"] != theirs["pixel"]:
         words += ["--pixel_sensitivity", f"{1 - theirs['pixel']:.8g}"]
-    if ours["smallest_defect"] != theirs["smallest_defect"] and not onnx:  # it does not say
+    if ours["smallest_defect"] != theirs["smallest_defect"]:
         words += ["--smallest_defect", str(theirs["smallest_defect"])]
     return shlex.join(words)

@@ -152,6 +152,7 @@ class TrainOnCrops(Callback):
             loader.collate_fn = RandomCrops(
                 module.train_crop, loader.collate_fn, prepare, module.model.region
             )
+            loader._iterator = None  # noqa: SLF001 - workers that persist would go on as before
         for loader, _ in self._whole:
             seed = torch.initial_seed() if module.seed is None else module.seed
             place = mixed(seed, trainer.current_epoch, trainer.global_rank)
@@ -162,6 +163,7 @@ class TrainOnCrops(Callback):
     def _give_back(self) -> None:
         for loader, collate in self._whole:
             loader.collate_fn = collate
+            loader._iterator = None  # noqa: SLF001 - likewise
         self._whole.clear()
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from anomalib_anoseg.training.image_reading import ImageReading, datasets_of
 from anomalib_anoseg.training.region_check import check_region
+from anomalib_anoseg.training.remembering import warn_if_remembered
 from anomalib_anoseg.utils.image_header import Header, read_header
 from anomalib_anoseg.utils.images import read_image
 from anomalib_anoseg.utils.masks import GreyMaskError, check_mask
@@ -40,6 +41,7 @@ class DataCheck(Callback):
     def __init__(self) -> None:
         self._reading = ImageReading()
         self._headers: dict[Path, Header] = {}
+        self._loading = False  # the checkpoint; what goes wrong later has other reasons
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check every image and mask that the run will read.
@@ -49,6 +51,7 @@ class DataCheck(Callback):
                 or a region that of all images.
         """
         self._reading.take_back()  # a run before this one may have ended in an error
+        self._loading = True
         headers = self._headers = {}
         for dataset in _datasets(trainer, stage):
             self._reading.lend(dataset)
@@ -65,15 +68,28 @@ class DataCheck(Callback):
             masks = [pair for d in _datasets(trainer, stage) for pair in masks_of(d)]
             _check_masks(dict.fromkeys(masks), grey_is_error=stage == "test")
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that the checkpoint is loaded."""
+        del trainer, pl_module
+        self._loading = False
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Likewise."""
+        del trainer, pl_module
+        self._loading = False
+
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check the region, which a checkpoint may have brought only now."""
+        """Likewise, and check the region, which a checkpoint may have brought only now."""
+        self._loading = False
         if trainer.state.fn != TrainerFn.FITTING:
             check_region(pl_module, self._headers)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Likewise."""
+        """Likewise, and warn of images that the model was trained on."""
         del trainer
+        self._loading = False
         check_region(pl_module, self._headers)
+        warn_if_remembered(getattr(pl_module, "remembered", {}), self._headers)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the data sets as they were."""
@@ -87,7 +103,7 @@ class DataCheck(Callback):
         self._reading.take_back()
         if not isinstance(exception, Exception):
             return  # somebody pressed Ctrl-C
-        checkpoint = trainer.ckpt_path
+        checkpoint = trainer.ckpt_path if self._loading else None
         if isinstance(checkpoint, str | Path) and str(checkpoint) not in str(exception):
             reason = _unsuitable(Path(checkpoint), pl_module)
             if reason is not None:

@@ -20,8 +20,8 @@ class HeldOut:
 
     Not the data module's validation images: by default these are its test images. Only if they were
     split off the training images (``val_split_mode`` "from_train" or "synthetic") their good ones
-    are used, at most 64, and nothing is held out. The choice depends on the images' paths alone, so
-    that a run that is resumed keeps the same images out.
+    are used, at most 64, and nothing is held out. The choice depends on the order of the images
+    alone, so that a run that is resumed keeps the same images out.
 
     Args:
         datamodule: A data module that has been set up; its ``train_data`` is replaced.
@@ -43,9 +43,11 @@ class HeldOut:
     ) -> None:
         self._datamodule = datamodule
         self._training = remaining = datamodule.train_data
+        good: list[int] = []
         if datamodule.val_split_mode in (ValSplitMode.FROM_TRAIN, ValSplitMode.SYNTHETIC):
             source = datamodule.val_data
             good = (source.samples.label_index == LabelName.NORMAL).to_numpy().nonzero()[0].tolist()
+        if good:
             chosen = spread(good, max(MOST, min(wanted, LARGEST)))
         else:
             source = self._training

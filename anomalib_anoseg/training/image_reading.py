@@ -85,7 +85,7 @@ def _subclass(name: str, bases: tuple[type, ...], **members: Any) -> type:
 def _reduce(dataset: Any, protocol: int) -> tuple[Any, ...]:
     """Pickle for the workers of a data loader, and copy: a class made here has no name to find."""
     del protocol
-    return _restore, (dataset._theirs,), dataset.__dict__  # noqa: SLF001
+    return _restore, (dataset._theirs,), dataset.__getstate__()  # noqa: SLF001
 
 
 def _restore(kind: Any) -> Any:

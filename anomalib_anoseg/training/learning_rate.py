@@ -9,11 +9,12 @@ def warmup_cosine(total_steps: float, warmup: int = 20) -> Callable[[int], float
     """Return the factor of the learning rate for each step: up in a line, down to 1 % in a cosine.
 
     Not torch's own schedulers: a resumed run with more epochs must follow the longer curve, and
-    theirs restore the old length from the checkpoint. An endless run keeps the full rate.
+    theirs restore the old length from the checkpoint. A run without an end keeps the full rate, and
+    so does one whose length Lightning does not know and calls -1.
     """
 
     def factor(step: int) -> float:
-        progress = min(1.0, step / total_steps)
+        progress = min(1.0, step / total_steps) if total_steps > 0 else 0.0
         return min(1.0, (step + 1) / warmup) * (0.505 + 0.495 * math.cos(math.pi * progress))
 
     return factor

@@ -1,7 +1,7 @@
 """What a memory is filled with: the training images, each under a number of its own."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from hashlib import blake2b
 from itertools import chain
@@ -76,6 +76,30 @@ class TrainingImages:
         return read_good_images(source, range(len(source)), self._prepare, collate)
 
 
+def warn_if_remembered(remembered: Mapping[int, str], tested: Iterable[Path]) -> None:
+    """Warn if a model is tested with images that it was trained on.
+
+    anomalib's Folder draws its good test images at random from the training images, and in another
+    run may draw others.
+
+    Args:
+        remembered: Training images by their numbers; empty of a model without a memory.
+        tested: Images of a test.
+    """
+    paths = list(tested) if remembered else []
+    known = [path for path in paths if number_of(str(path)) in remembered]
+    if known:
+        logger.warning(
+            "the model was trained on %d of these %d images, such as %s, and figures of them "
+            "flatter it. Where good test images are drawn at random from those to train on, give "
+            "the seed of the training (--data.seed or --model.seed), or a folder of good test "
+            "images (--data.normal_test_dir)",
+            len(known),
+            len(paths),
+            known[0],
+        )
+
+
 def numbers_of(batch: Any) -> Indices:
     """Return the number of each image of a batch, (b,).
 
@@ -105,9 +129,21 @@ def warn_of_changes(remembered: Mapping[int, str], images: TrainingImages) -> No
         )
 
 
-@cache
 def number_of(path: str) -> int:
     """Return a number that files of equal content share, wherever they are."""
     file = Path(path)
-    content = file.read_bytes() if file.is_file() else path.encode()
+    if not file.is_file():
+        return _number(path.encode())
+    written = file.stat()
+    return _number_of_file(file, written.st_mtime_ns, written.st_size)
+
+
+@cache
+def _number_of_file(file: Path, *written: int) -> int:
+    """Read a file once for each time that it was written."""
+    del written
+    return _number(file.read_bytes())
+
+
+def _number(content: bytes) -> int:
     return int.from_bytes(blake2b(content, digest_size=8).digest(), "big", signed=True)

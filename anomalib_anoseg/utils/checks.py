@@ -4,6 +4,7 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
 
+import numpy as np
 from torch import Tensor
 
 
@@ -55,19 +56,10 @@ def require_not_negative(name: str, value: float) -> None:
         _refuse(name, "be finite and at least 0", value)
 
 
-def require_up_to(name: str, value: Sequence[float], highest: tuple[float, ...]) -> None:
-    """Refuse what is not as many numbers, each from 0 to its highest."""
-    if not (
-        _are_numbers(value, len(highest))
-        and all(0 <= number <= most for number, most in zip(value, highest, strict=True))
-    ):
-        _refuse(name, f"be {len(highest)} numbers from 0 to at most {highest}", value)
-
-
 def require_whole(name: str, value: int | Sequence[int]) -> None:
     """Refuse fractions, in a pair as well."""
-    numbers = [value] if isinstance(value, int | float) else value
-    if not all(isinstance(number, int) for number in numbers):
+    parts = value if isinstance(value, Sequence) else [value]
+    if not all(isinstance(part, int) for part in parts):
         _refuse(name, "be whole", value)
 
 
@@ -91,7 +83,8 @@ def require_images(images: Tensor, channels: tuple[int, ...] = (1, 3)) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float)
+    # Checkpoints, which are read without unpickling, cannot hold numpy's.
+    return isinstance(value, int | float) and not isinstance(value, np.number)
 
 
 def _are_numbers(value: Any, count: int) -> bool:
@@ -99,5 +92,6 @@ def _are_numbers(value: Any, count: int) -> bool:
 
 
 def _refuse(name: str, law: str, value: object) -> NoReturn:
-    msg = f"{name} must {law}, got {value}"
+    kind = ", a number of numpy: give one of Python" if isinstance(value, np.number) else ""
+    msg = f"{name} must {law}, got {value}{kind}"
     raise ValueError(msg)
