@@ -65,8 +65,10 @@ class Evaluator(AnomalibEvaluator):
         # identity: == of two metrics is a third one.
         others = {id(metric) for metric in left_out}
         self.test_metrics = ModuleList(metric for metric in metrics if id(metric) not in others)
-        super().on_test_epoch_end(trainer, pl_module)
-        self.test_metrics = metrics
+        try:
+            super().on_test_epoch_end(trainer, pl_module)
+        finally:
+            self.test_metrics = metrics
         if left_out:
             names = ", ".join(metric.name for metric in left_out)
             msg = f"the test set lacks masks, or good or defective images: left out {names}"

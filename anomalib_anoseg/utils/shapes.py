@@ -17,8 +17,6 @@ Indices = Int[Tensor, "n"]
 Places = Float[Tensor, "b 4"]
 # Which pixels of images are inspected; of all alike where there is one.
 Insides = Bool[Tensor, "n 1 h w"]
-Flags = Bool[Tensor, "n p"]
-Scalars = Float[Tensor, "n p"]
 Points = Float[Tensor, "n p 2"]
 
 
