@@ -17,6 +17,7 @@ import openvino
 import pytest
 import torch
 from conftest import photographs, segmenter
+from openvino import opset13 as ops
 from packaging.requirements import Requirement
 from PIL import Image
 from test_documents import Block, blocks, commands
@@ -161,6 +162,42 @@ def test_cpp_gives_the_same_verdicts_and_masks(line: Line, program: Path, tmp_pa
         if label == "defective":
             assert 0 < (expected > 0).mean() < 1
     assert labels == {"good", "defective"}
+
+
+def write_nan(path: Path, name: str) -> Path:
+    """Write a model whose score or map is no number."""
+    image = ops.parameter([-1, 3, -1, -1], np.float32, name="input")
+    green = ops.gather(image, ops.constant(np.int64([1])), ops.constant(np.int64(1)))
+    score = ops.reduce_max(green, ops.constant(np.int64([1, 2, 3])))
+    outputs = []
+    for key, value in {"pred_score": score, "anomaly_map": green}.items():
+        said = ops.multiply(value, ops.constant(np.float32(np.nan if key == name else 1)))
+        said.output(0).set_names({key})
+        outputs.append(ops.result(said))
+    model = openvino.Model(outputs, [image], "nan")
+    for level in ("image", "pixel"):
+        model.set_rt_info("0.5", ["anoseg", f"normalized_{level}_threshold"])
+    openvino.save_model(model, path, compress_to_fp16=False)
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not COMPILERS, reason="needs a C++ compiler and CMake")
+@pytest.mark.parametrize("name", ["pred_score", "anomaly_map"])
+def test_cpp_calls_nothing_good_by_no_number(
+    line: Line, program: Path, tmp_path: Path, name: str
+) -> None:
+    """As ``infer`` says of the same model."""
+    model = write_nan(tmp_path / "nan.xml", name)
+    assert infer(model, str(line.images / "0.ppm"), tmp_path / "out") == 1
+    assert "gives no number" in rows(tmp_path / "out")["0.ppm"]["error"]
+    done = subprocess.run(
+        [program, model, line.images / "0.ppm", tmp_path / "mask.pgm"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "the model gives no number" in done.stderr
+    assert not (tmp_path / "mask.pgm").exists()
 
 
 @pytest.mark.slow

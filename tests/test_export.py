@@ -5,7 +5,9 @@ import sys
 import sysconfig
 import venv
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from shutil import copytree
 from typing import Any, Literal
 from unittest.mock import patch
 
@@ -18,12 +20,14 @@ from anomalib.data import ImageBatch
 from anomalib.deploy import CompressionType, OpenVINOInferencer, TorchInferencer
 from anomalib.engine import Engine
 from anomalib.metrics import AnomalibMetric
-from conftest import photographs
+from conftest import photographs, segmenter
+from openvino import opset13 as ops
 from torch import Tensor
 
-from anomalib_anoseg import AnoSeg, PreProcessor, SurfaceDemo
+from anomalib_anoseg import AnoSeg, PostProcessor, PreProcessor, SurfaceDemo
 from anomalib_anoseg.evaluation.metrics import AUROC, IoUMax
-from anomalib_anoseg.export.quantization import quantize
+from anomalib_anoseg.export.quantization import _samples, calibration_samples, quantize
+from anomalib_anoseg.export.tile import SMALLEST_TILE
 from anomalib_anoseg.networks.decision import ANOMALOUS
 from anomalib_anoseg.utils.files import complete_files
 from anomalib_anoseg.utils.signal_stack import current_stack
@@ -279,6 +283,96 @@ def test_quantisation_of_a_fixed_size(trained: Trained, tmp_path: Path) -> None:
     assert np.abs(seen - expected.numpy()).mean() < 0.03
 
 
+NATIVE = PreProcessor("native")
+RESIZED = PreProcessor((64, 96))
+
+
+def stand_in(*sides: int) -> ov.Model:
+    """Return what calibration asks of a model that takes images of these sides."""
+    image = ops.parameter([1, 3, *sides], np.float32)
+    return ov.Model([ops.result(image)], [image], "stand-in")
+
+
+@pytest.mark.parametrize(
+    ("pre_processor", "train_crop", "sides", "expected"),
+    [
+        pytest.param(NATIVE, None, (-1, -1), (150, 200), id="whole"),
+        pytest.param(NATIVE, 64, (-1, -1), (64, 64), id="crop"),
+        pytest.param(NATIVE, None, (96, 128), (96, 128), id="fixed"),
+        pytest.param(False, 64, (96, 128), (96, 128), id="fixed, larger than the crop"),
+        pytest.param(NATIVE, None, (160, 128), (160, 128), id="fixed, higher than the image"),
+    ],
+)
+def test_a_model_of_native_size_is_calibrated_at_its_scale(
+    pre_processor: PreProcessor | bool,
+    train_crop: int | None,
+    sides: tuple[int, int],
+    expected: tuple[int, int],
+) -> None:
+    """Oracle: the pixels of the good image, continued by its border, where its place says."""
+    module = segmenter(pre_processor=pre_processor, train_crop=train_crop)
+    good = photographs(1, height=150, width=200)
+    samples = _samples(module, [good], stand_in(*sides))
+    continued = torch.nn.functional.pad(good, (0, 0, 0, 10), mode="replicate")
+    for sample in samples:
+        top, left, *whole = (int(value) for value in sample.place[0])
+        assert whole == [150, 200]
+        part = continued[..., top : top + expected[0], left : left + expected[1]]
+        assert sample.image.shape == (1, 3, *expected)
+        changed = (torch.from_numpy(sample.image) != part).any(1, keepdim=True)
+        assert torch.equal(changed, sample.mask)
+    assert len({bool(sample.mask.any()) for sample in samples}) == 2
+
+
+@pytest.mark.parametrize("train_crop", [None, 64])
+@pytest.mark.parametrize("sides", [(-1, -1), (128, 160)])
+def test_what_resizes_is_calibrated_by_whole_images(
+    train_crop: int | None, sides: tuple[int, int]
+) -> None:
+    """With masks of the size of its maps, also where it was trained on crops."""
+    module = segmenter(pre_processor=RESIZED, train_crop=train_crop)
+    good = photographs(1, height=64, width=96)
+    for sample in _samples(module, [good], stand_in(*sides)):
+        assert sample.mask.shape == (1, 1, 64, 96)
+        assert sample.image.shape == (1, 3, *(sides if sides[0] > 0 else (64, 96)))
+
+
+def test_calibration_gets_data_that_are_not_there_yet(
+    tmp_path: Path, demo_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = SurfaceDemo(tmp_path, category="part", num_workers=0)
+    fetch = partial(copytree, demo_root / "part", tmp_path / "part")
+    monkeypatch.setattr(data, "prepare_data", fetch)
+    assert calibration_samples(segmenter(), data, stand_in(-1, -1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "size"),
+    [
+        pytest.param({"pre_processor": NATIVE}, (96, 128), id="native, fixed size"),
+        pytest.param({"pre_processor": RESIZED, "train_crop": 64}, None, id="crops, resized"),
+        pytest.param(
+            {"post_processor": PostProcessor(enable_thresholding=False)}, None, id="no masks"
+        ),
+    ],
+)
+def test_accuracy_is_held_for_every_kind_of_model(
+    arguments: dict[str, Any],
+    size: tuple[int, int] | None,
+    tmp_path: Path,
+    demo_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("anomalib_anoseg.export.quantization.SYNTHETIC_IMAGES", 2)
+    kind = CompressionType.INT8_ACQ
+    data = SurfaceDemo(demo_root, category="part", num_workers=0)
+    path = segmenter(seed=0, **arguments).to_openvino(
+        tmp_path, input_size=size, compression_type=kind, datamodule=data, max_drop=1.0
+    )
+    assert {"i8", "u8"} & {*weights(path)}
+
+
 def weights(path: Path) -> list[str]:
     """Return the types in which the convolutions' weights are stored."""
     found = []
@@ -327,6 +421,27 @@ def test_a_drop_that_cannot_be_meant_is_refused(
         model.to_openvino(
             tmp_path, compression_type=CompressionType.INT8_ACQ, datamodule=data, max_drop=drop
         )
+
+
+def test_a_model_of_tiles_has_one_size(tmp_path: Path) -> None:
+    model = segmenter(pre_processor=NATIVE, backbone="thin_resnet")
+    options: dict[str, Any] = {"onnx_kwargs": {"tile_size": SMALLEST_TILE}}
+    with pytest.raises(ValueError, match=r"give tile_size without input_size, got \(96, 128\)"):
+        model.to_openvino(tmp_path, input_size=(96, 128), **options)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_model_of_tiles_is_exported_as_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = segmenter(pre_processor=NATIVE, backbone="thin_resnet")
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **options: asked.append(options))
+    monkeypatch.setattr("anomalib_anoseg.export.export_mixin.write_onnx_metadata", lambda *_: None)
+    model.to_onnx(tmp_path, tile_size=SMALLEST_TILE)
+    model.to_onnx(tmp_path, tile_size=SMALLEST_TILE, opset_version=20, verify=True)
+    assert [options["opset_version"] for options in asked] == [18, 20]
+    assert [options.get("verify") for options in asked] == [None, True]
 
 
 class Agreement:

@@ -101,9 +101,46 @@ def test_wrong_arguments_are_named(tmp_path: Path, checkpoint: Path) -> None:
         export(checkpoint, "onnx", compression_type="FP16")
     with pytest.raises(ValueError, match="INT8_PTQ is calibrated with good images: give --data"):
         export(checkpoint, compression_type="INT8_PTQ")
+    data = tmp_path / "good"
+    for compression, got in ((None, "none"), ("FP16", "FP16"), ("INT8", "INT8")):
+        with pytest.raises(ValueError, match=f"--data is for .*INT8_PTQ and INT8_ACQ, got {got}"):
+            export(checkpoint, compression_type=compression, data=data)
+    with pytest.raises(ValueError, match="--data is for"):
+        export(checkpoint, "torch", data=data)
+    with pytest.raises(ValueError, match="--max_drop is for --compression_type INT8_ACQ, got none"):
+        export(checkpoint, max_drop=0.01)
+    with pytest.raises(ValueError, match=r"--max_drop is for .*, got INT8_PTQ"):
+        export(checkpoint, compression_type="INT8_PTQ", data=data, max_drop=0.02)
     bare = save(segmenter(post_processor=False), tmp_path / "bare.ckpt")
     with pytest.raises(ValueError, match="pixel_sensitivity needs a post-processor"):
         export(bare, pixel_sensitivity=0.4)
+
+
+@pytest.mark.parametrize("drop", [None, 0.02])
+def test_a_drop_is_given_on(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, drop: float | None
+) -> None:
+    """Without one anomalib's own default holds."""
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(AnoSeg, "to_openvino", lambda *_, **options: given.update(options))
+    assert export(checkpoint, compression_type="INT8_ACQ", data=tmp_path, max_drop=drop) == 0
+    assert given.get("max_drop") == drop
+    assert given["datamodule"].name == tmp_path.name
+
+
+def test_the_ends_of_a_sensitivity_are_taken(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As anomalib takes them."""
+    cuts_at: list[float] = []
+    monkeypatch.setattr(
+        AnoSeg,
+        "to_openvino",
+        lambda self, *_, **__: cuts_at.append(self.post_processor.normalized_image_threshold),
+    )
+    for sensitivity in (0.0, 1.0):
+        assert export(checkpoint, image_sensitivity=sensitivity) == 0
+    assert cuts_at == [1, 0]
 
 
 def test_data_are_a_folder_or_a_data_module(tmp_path: Path) -> None:

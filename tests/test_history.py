@@ -214,6 +214,16 @@ def test_the_newest_defective_images_are_shown(tmp_path: Path) -> None:
     assert "<li>" not in page_of(tmp_path, newest=0)
 
 
+@pytest.mark.filterwarnings("error")
+def test_overlays_of_any_size_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small limit of Pillow's stands for a large overlay."""
+    with Records(tmp_path, False, True, Thresholds(0.5, 0.4), {}, Drift([], 0.5)) as records:
+        judged(records, "a.png", 0)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert "no picture: " not in page_of(tmp_path)
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
 def test_a_page_of_20_000_images_is_small(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     scores = rng.beta(2, 5, 20_000)

@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from anomalib_anoseg.utils.image_header import read_header
 from anomalib_anoseg.utils.images import SUFFIXES, count_pages, find_images, read_image
+from anomalib_anoseg.utils.pixel_limit import any_size
 
 RNG = np.random.default_rng(0)
 GREY, COLOURS = (RNG.integers(0, 2**16, size, dtype=np.uint16) for size in ((37, 53), (37, 53, 3)))
@@ -263,22 +265,49 @@ def test_pages_are_counted_and_read(tmp_path: Path) -> None:
     assert count_pages(tmp_path / "one.jpg") == count_pages(tmp_path / "phone.jpg") == 1
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("limit", [1, 1900], ids=["an error of Pillow's", "a warning"])
+def test_images_of_any_size_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    """A small limit stands for large images; it holds again afterwards."""
+    names = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
+    for name in names:
+        (tmp_path / name).write_bytes(encoded(format=name))
+    pages = [Image.fromarray((GREY >> 8).astype(np.uint8))] * 3
+    pages[0].save(tmp_path / "pages", "TIFF", save_all=True, append_images=pages[1:])
+    (tmp_path / "film").write_bytes(encoded(format="PNG", save_all=True, append_images=pages[1:]))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    for path in tmp_path.iterdir():
+        assert read_header(path)[:2] == (37, 53)
+        assert read_image(path, count_pages(path) - 1).shape == (37, 53, 3)
+    assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_the_limit_is_back_when_the_last_thread_has_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 7)
+    with ThreadPoolExecutor(2) as pool:
+        with any_size:
+            pool.submit(any_size.__enter__).result()
+        assert Image.MAX_IMAGE_PIXELS is None  # the other thread still reads
+        pool.submit(any_size.__exit__).result()
+    assert Image.MAX_IMAGE_PIXELS == 7
+
+
 def test_formats_are_those_of_anomalibs_data_modules() -> None:
     assert set(IMG_EXTENSIONS) == SUFFIXES
 
 
-def test_images_are_found_in_order_at_any_depth_but_not_among_the_results(tmp_path: Path) -> None:
-    for name in ("b/2.PNG", "a.jpg", "b/1.pgm", "out/masks/a.png", "note.txt", "outer/3.tiff"):
+def test_images_are_found_in_order_at_any_depth(tmp_path: Path) -> None:
+    for name in ("b/2.PNG", "a.jpg", "b/1.pgm", "note.txt", "b/deep/3.tiff"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     (tmp_path / "folder.png").mkdir()
-    found = find_images(tmp_path, skip=tmp_path / "b" / ".." / "out")
+    found = find_images(tmp_path)
     assert [path.relative_to(tmp_path).as_posix() for path in found] == [
-        "a.jpg", "b/1.pgm", "b/2.PNG", "outer/3.tiff",
+        "a.jpg", "b/1.pgm", "b/2.PNG", "b/deep/3.tiff",
     ]  # fmt: skip
-    assert len(find_images(tmp_path)) == 5
-    assert find_images(tmp_path, skip=tmp_path) == []
 
 
 def test_a_missing_file_is_an_error_of_the_system(tmp_path: Path) -> None:

@@ -31,11 +31,12 @@ from PIL import Image
 from anomalib_anoseg.inference.command import infer as infer_here
 from anomalib_anoseg.inference.drift import Drift
 from anomalib_anoseg.inference.exported import ExportedModel, _digest
+from anomalib_anoseg.inference.files import Files
 from anomalib_anoseg.inference.frames import Frame, Source
 from anomalib_anoseg.inference.parallel import in_order
 from anomalib_anoseg.inference.pictures import Finding, find_defects
 from anomalib_anoseg.inference.records import Records, picture_name
-from anomalib_anoseg.inference.segmenter import Prediction, Segmenter
+from anomalib_anoseg.inference.segmenter import Prediction, Segmenter, _prediction
 from anomalib_anoseg.inference.sources import open_source
 from anomalib_anoseg.inference.stopping import Stop
 from anomalib_anoseg.inference.table import Row
@@ -51,11 +52,12 @@ def write_bright_spots(
     tiles: bool = False,
     cuts: tuple[float, float] = (0.5, 0.5),
     said: tuple[float, float] | None = None,
+    labels: bool = True,
 ) -> Path:
     """Write a model of anomalib's interface that takes the green channel for the anomaly map.
 
     With ``tiles`` it takes a tile's place as well. It compares with ``cuts``, of image and pixel,
-    and says ``said`` in its rt_info.
+    and says ``said`` in its rt_info. Without ``labels`` it is one with enable_thresholding: false.
     """
     image = ops.parameter([1, 3, 64, 64] if fixed else [-1, 3, -1, -1], np.float32, name="input")
     one = ops.constant(np.int64([1]))
@@ -63,7 +65,8 @@ def write_bright_spots(
     score = ops.reduce_max(green, ops.constant(np.int64([1, 2, 3])))
     label = ops.greater(score, ops.constant(np.float32(cuts[0])))
     mask = ops.greater(green, ops.constant(np.float32(cuts[1])))
-    named = {"pred_score": score, "pred_label": label, "anomaly_map": green, "pred_mask": mask}
+    named = {"pred_score": score, "anomaly_map": green}
+    named |= {"pred_label": label, "pred_mask": mask} if labels else {}
     outputs = []
     for name, value in named.items():
         value.output(0).set_names({name})
@@ -471,6 +474,10 @@ def test_the_models_own_thresholds_and_others(tmp_path: Path) -> None:
     said = write_bright_spots(tmp_path / "said.xml", said=(0.4, 0.2))
     assert ExportedModel(said).thresholds[:2] == (0.4, 0.2)
     assert outcome(said) == ("defective", "800")
+    bare = write_bright_spots(tmp_path / "bare.xml", said=(0.4, 0.2), labels=False)
+    assert outcome(bare) == ("defective", "800")
+    with pytest.raises(ValueError, match="not an anomaly model with a map, pred_label missing"):
+        ExportedModel(write_bright_spots(tmp_path / "silent.xml", labels=False))
     assert outcome(write_bright_spots(tmp_path / "half.xml")) == ("good", "0")
 
 
@@ -611,6 +618,44 @@ def test_a_failure_does_not_spread(tmp_path: Path) -> None:
     assert [p is not None for _, p in segmenter(frames)] == [side == 40 for side in sides]
 
 
+@pytest.mark.parametrize("second", [RuntimeError("out of memory"), ValueError("no number")])
+def test_a_failure_of_a_moment_is_over_with_it(
+    model: Path, monkeypatch: pytest.MonkeyPatch, second: Exception
+) -> None:
+    """A stand-in for a device that fails for one image, and again when it is tried alone."""
+    failures = [RuntimeError("out of memory"), second]
+
+    def seen(request: ov.InferRequest) -> Prediction:
+        if failures:
+            raise failures.pop(0)
+        return _prediction(request)
+
+    monkeypatch.setattr("anomalib_anoseg.inference.segmenter._prediction", seen)
+    frames = [Frame(str(index), spots((5, 5, 20, 20))) for index in range(40)]
+    (first, none), *others = Segmenter(model)(frames)
+    assert (first.error, none) == (f"cannot be judged: {second}", None)
+    assert [(frame, p is not None) for frame, p in others] == [
+        (frame, True) for frame in frames[1:]
+    ]
+
+
+def test_a_size_that_fails_costs_the_others_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried each time, by a model of its own; the others go on with theirs."""
+    segmenter = Segmenter(write_narrow(tmp_path / "narrow.xml"))
+    wide, fitting = Frame("", spots(size=(41, 41))), Frame("", spots(size=(40, 40)))
+    for frame in (wide, fitting):
+        assert [p is None for _, p in segmenter([frame])] == [frame is wide]
+    requests = segmenter._idle[np.uint8]
+    tried: list[type] = []
+    compiled = ExportedModel.compile
+    monkeypatch.setattr(ExportedModel, "compile", lambda *a: tried.append(a[1]) or compiled(*a))
+    assert [p is None for _, p in segmenter(4 * [fitting, wide])] == 4 * [False, True]
+    assert len(tried) == 4
+    assert segmenter._idle[np.uint8] is requests
+
+
 def test_a_score_that_is_no_number_is_an_error(model: Path) -> None:
     image = np.full((40, 40, 3), np.nan, np.float32)
     ((frame, prediction),) = Segmenter(model)([Frame("nan", image)])
@@ -628,6 +673,35 @@ def test_every_page_of_a_tiff_is_a_row(model: Path, tmp_path: Path) -> None:
     areas = {row["file"]: row["defect_area"] for row in table(tmp_path / "out")}
     assert areas == expected | {"z.tif": "110"}
     assert (tmp_path / "out/masks/stack.tif#2.png").is_file()
+
+
+def test_a_file_is_not_read_again_for_each_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once for its first page, which may wait for another file's, and once for all others."""
+    pages = [Image.fromarray(np.full((5, 7), value, np.uint8)) for value in range(20)]
+    path = tmp_path / "stack.tif"
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    read: list[Path] = []
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: read.append(self) or read_bytes(self))
+    seen = [frame.image for frame in frames_of(opened(path))]
+    assert [image is not None and int(image.max()) for image in seen] == [*range(20)]
+    assert read == [path, path]
+
+
+def test_a_file_that_is_gone_after_its_first_page(tmp_path: Path) -> None:
+    """Each other page says so."""
+    pages = [Image.fromarray(spots())] * 3
+    path = tmp_path / "stack.tif"
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    frames = iter(Files(tmp_path, [path], Stop()))
+    first = next(frames)
+    path.unlink()
+    others = [*frames]
+    assert (first.name, first.error) == ("stack.tif#1", "")
+    assert [frame.name for frame in others] == ["stack.tif#2", "stack.tif#3"]
+    assert all("No such file" in frame.error for frame in others)
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [(".avi", "MJPG"), (".mp4", "mp4v")])

@@ -16,14 +16,16 @@ import numpy as np
 import pytest
 import torch
 from anomalib.engine import Engine
-from conftest import noisy_batch, opened
+from conftest import noisy_batch, opened, segmenter
 from PIL import Image
+from test_export_command import save
 
 from anomalib_anoseg import AnoSeg, PostProcessor, PreProcessor, SurfaceDemo
 from anomalib_anoseg.__main__ import COMMANDS
 from anomalib_anoseg.inference.thresholds import Thresholds
 from anomalib_anoseg.report.comparison import Cell, compare, markdown, missing
 from anomalib_anoseg.report.examples import Example, Failure, make_examples, worst_first
+from anomalib_anoseg.report.model_command import page as write_page
 from anomalib_anoseg.report.pages import Scores, comparison_page, model_page
 from anomalib_anoseg.report.runs import Results, Run, read_results
 from anomalib_anoseg.utils.configs import config_path
@@ -252,6 +254,23 @@ def test_maps_and_verdicts_are_the_models(page: tuple[Path, AnoSeg], demo_root: 
         assert (demo_root / "part/train" / near[1]).is_file()
     assert "defective above a score of 0.4, a pixel above 0.3 of" in html
     assert 'step="0.001" value="0.300"' in html
+
+
+@pytest.mark.slow
+def test_a_model_that_makes_no_masks_has_the_same_page(tmp_path: Path, demo_root: Path) -> None:
+    """Oracle: the page of the same weights with masks."""
+    data = SurfaceDemo(demo_root, category="part", num_workers=0)
+
+    def page_of(post_processor: PostProcessor | bool) -> str:
+        torch.manual_seed(0)
+        path = save(segmenter(seed=0, post_processor=post_processor), tmp_path / "model.ckpt")
+        assert write_page(path, data, tmp_path / "page.html", device="cpu") == 0
+        html = (tmp_path / "page.html").read_text()
+        return re.sub(r"\b[mp][0-9a-f]{10}\b", "", html)  # random names in matplotlib's figures
+
+    assert page_of(PostProcessor(enable_thresholding=False)) == page_of(PostProcessor())
+    with pytest.raises(ValueError, match="this model has no post-processor, and so no thresholds"):
+        page_of(post_processor=False)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from shutil import rmtree
+from shutil import copytree, rmtree
 from typing import Any
 
 import cv2
@@ -30,12 +30,14 @@ from test_inference import (
 )
 
 from anomalib_anoseg.inference import command, watch
+from anomalib_anoseg.inference.address import without_login
 from anomalib_anoseg.inference.files import Files
 from anomalib_anoseg.inference.json_lines import as_json
 from anomalib_anoseg.inference.records import Records
 from anomalib_anoseg.inference.stopping import Stop
 from anomalib_anoseg.inference.table import Row, from_text, to_text
 from anomalib_anoseg.inference.watch import Watch
+from anomalib_anoseg.report.history_command import history
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +65,9 @@ def judge(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
                 action()
 
         monkeypatch.setattr(Watch, "_wait", idle)
-        arguments = {"input": str(tmp_path / "in"), "output": tmp_path / "out"}
+        arguments = {"model": model, "input": str(tmp_path / "in"), "output": tmp_path / "out"}
         try:
-            return infer_here(options.pop("model", model), **arguments, watch=True, **options)
+            return infer_here(**arguments | options, watch=True)
         except SystemExit as ended:
             return int(str(ended.code))
 
@@ -191,16 +193,49 @@ def test_results_of_something_else_are_not_continued(
     write(tmp_path / "in/a.png", spots())
     judge()
     before = (tmp_path / "out/results.csv").read_bytes()
-    other = write_bright_spots(tmp_path / "other.xml")
-    with pytest.raises(ValueError, match=r"model_file was .* choose another --output"):
+    other = write_bright_spots(tmp_path / "other.xml", said=(0.5, 0.5))
+    with pytest.raises(ValueError, match=r"digest was .* choose another --output"):
         judge(model=other)
     with pytest.raises(ValueError, match=r"image_threshold was 0\.5, now 0\.6"):
         judge(image_threshold=0.6)
+    (tmp_path / "another").mkdir()
+    with pytest.raises(ValueError, match=r"input was .*in, now .*another: choose"):
+        judge(input=str(tmp_path / "another"))
     assert (tmp_path / "out/results.csv").read_bytes() == before
     assert summary(tmp_path / "out")["ended"] == "terminated"
+    # The end of a longer summary, as a run leaves that is killed while it writes a shorter one.
+    with (tmp_path / "out/results.json").open("ab") as file:
+        file.write(b'ed": "terminated"}\n')
+    with pytest.raises(ValueError, match=r"digest was .* choose another --output"):
+        judge(model=other)
     (tmp_path / "out/results.csv").write_text("file,score\r\n")
     with pytest.raises(ValueError, match=r"results\.csv: has other columns"):
         judge()
+
+
+def test_what_changes_no_row_does_not_end_a_run(
+    judge: Callable[..., int], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder by another path, the model in another place, another installation and version."""
+    write(tmp_path / "in/a.png", spots())
+    judge()
+    copy = copytree(model.parent, tmp_path / "copy") / model.name
+    monkeypatch.chdir(tmp_path)
+    for name in ("in", "in/", "copy/../in"):
+        assert judge(model=copy, input=name) == 143
+    monkeypatch.chdir(tmp_path / "in")
+    assert judge(input=".") == 143
+    said = summary(tmp_path / "out")
+    assert said["input"] == str(tmp_path / "in")
+    other = {"version": "0.1", "false_alarms": {"expected": 0.1}, "of a later version": 1}
+    older = {name: value for name, value in said.items() if name != "smallest_defect"}
+    for earlier in (json.dumps(said | other), json.dumps(older), "[]"):
+        (tmp_path / "out/results.json").write_text(earlier)
+        assert judge() == 143
+    # As versions wrote it that did not resolve it.
+    (tmp_path / "out/results.json").write_text(json.dumps(said | {"input": "../in/"}))
+    assert judge() == 143
+    assert rows_of(tmp_path / "out") == ["a.png"]
 
 
 def test_another_model_in_the_same_place_is_another_model(
@@ -409,6 +444,45 @@ def test_a_stream_gives_each_nth_frame_and_stops(monkeypatch: pytest.MonkeyPatch
     assert seen == ["000000", "000010", "000020"]
     assert camera.converted == [0, 10, 20]  # no other was retrieved
     assert camera.given < 50
+
+
+def test_a_login_is_nowhere_but_in_the_address(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address, out = "rtsp://user:s3cret@camera:554/1@2", tmp_path / "out"
+    given: list[str] = []
+    monkeypatch.setattr(cv2, "VideoCapture", lambda source: given.append(source) or Camera(0))
+    assert infer_here(model, address, out) == 3
+    assert given == [address]
+    assert summary(out)["input"] == "rtsp://camera:554/1@2"
+    assert summary(out)["ended"].startswith("rtsp://camera:554/1@2: ended after 50 frames")
+    monkeypatch.setattr(Camera, "isOpened", lambda _: False)
+    with pytest.raises(ValueError, match=r"^rtsp://camera:554/1@2: cannot be opened"):
+        infer_here(model, address, out)
+    with pytest.raises(FileNotFoundError, match=r"^rtsp:/camera:554/1@2: no such folder"):
+        infer_here(model, address, out, watch=True)
+    # Results of a version that wrote it down.
+    written = (out / "results.json").read_text().replace("rtsp://", "rtsp://user:s3cret@")
+    (out / "results.json").write_text(written)
+    assert history(out) == 0
+    page = (out / "history.html").read_text()
+    assert page.count("rtsp://camera:554/1@2") == 2
+    said = capsys.readouterr()
+    assert "s3cret" not in page + said.out + said.err
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("rtsp://a:b@c@camera", "rtsp://camera"),
+        ("HTTP://user@[fe80::1]:80/x", "HTTP://[fe80::1]:80/x"),
+        ("http://camera/a@b?c@d", "http://camera/a@b?c@d"),
+        ("images/a@b", "images/a@b"),
+        ("0", "0"),
+    ],
+)
+def test_what_is_no_login_stays(text: str, shown: str) -> None:
+    assert without_login(text) == shown
 
 
 @pytest.mark.usefixtures("_interruptible")

@@ -24,7 +24,7 @@ def export(
     tile_size: int | None = None,
     compression_type: Literal["FP16", "INT8", "INT8_PTQ", "INT8_ACQ"] | None = None,
     data: Path | None = None,
-    max_drop: float = 0.01,
+    max_drop: float | None = None,
 ) -> int:
     """Export a checkpoint; its thresholds can be changed without data or another training.
 
@@ -35,7 +35,7 @@ def export(
         ckpt_path: What a training run left: ``.../weights/lightning/model.ckpt``.
         export_type: Format of the exported model.
         output: Folder that gets ``weights/<export_type>/model...``, as with anomalib's export.
-        image_sensitivity: Above 0.5 more images are called defective, (0, 1); scores are cut at
+        image_sensitivity: Above 0.5 more images are called defective, [0, 1]; scores are cut at
             1 minus this. By default what the checkpoint says.
         pixel_sensitivity: The same for pixels.
         false_alarm_rate: Share of good images that may be called defective, (0, 1): sets the image
@@ -51,10 +51,11 @@ def export(
         compression_type: Smaller weights, OpenVINO only. The last two need data.
         data: For INT8_PTQ and INT8_ACQ: a folder of good images, or a YAML file with class_path and
             init_args of a data module of anomalib.
-        max_drop: How much of the metric INT8_ACQ may lose, [0, 1].
+        max_drop: How much of the metric INT8_ACQ may lose, [0, 1]; 0.01 by default.
 
     Raises:
-        ValueError: If an argument is outside its range, or missing, or the file is no checkpoint.
+        ValueError: If an argument is outside its range, or missing, or one that nothing here would
+            use; or if the file is no checkpoint.
     """
     given = {
         "image_sensitivity": image_sensitivity,
@@ -65,14 +66,9 @@ def export(
     }
     settings = {name: value for name, value in given.items() if value is not None}
     _check(settings)
-    if compression_type is not None and export_type != "openvino":
-        msg = f"compression_type is for openvino, got {compression_type} with {export_type}"
-        raise ValueError(msg)
+    _check_compression(compression_type, export_type, data, max_drop)
     if tile_size is not None and (export_type == "torch" or input_size is not None):
         msg = "tile_size is for openvino and onnx, in place of input_size"
-        raise ValueError(msg)
-    if data is None and compression_type in {"INT8_PTQ", "INT8_ACQ"}:
-        msg = f"{compression_type} is calibrated with good images: give --data, a folder of them"
         raise ValueError(msg)
     from anomalib.deploy import CompressionType
 
@@ -94,12 +90,13 @@ def export(
             onnx_kwargs={"tile_size": tile_size},
             compression_type=compression_type and CompressionType[compression_type],
             datamodule=data and datamodule(data),
-            max_drop=max_drop,
+            **({} if max_drop is None else {"max_drop": max_drop}),
         )
     print(path)  # noqa: T201
     return 0
 
 
+CALIBRATED = ("INT8_PTQ", "INT8_ACQ")
 # Each moves a threshold that a sensitivity moves, too.
 RATES = {
     "false_alarm_rate": ("image", "image_sensitivity"),
@@ -116,6 +113,26 @@ def _check(settings: dict[str, Any]) -> None:
     if "smallest_defect" in settings:
         require_whole("smallest_defect", settings["smallest_defect"])
         require_not_negative("smallest_defect", settings["smallest_defect"])
+
+
+def _check_compression(
+    compression_type: str | None, export_type: str, data: Path | None, max_drop: float | None
+) -> None:
+    """Refuse a compression that lacks something, and what it would not look at."""
+    if compression_type is not None and export_type != "openvino":
+        msg = f"compression_type is for openvino, got {compression_type} with {export_type}"
+        raise ValueError(msg)
+    calibrated = compression_type in CALIBRATED
+    if calibrated and data is None:
+        msg = f"{compression_type} is calibrated with good images: give --data, a folder of them"
+        raise ValueError(msg)
+    got = compression_type or "none"
+    if data is not None and not calibrated:
+        msg = f"--data is for --compression_type {' and '.join(CALIBRATED)}, got {got}"
+        raise ValueError(msg)
+    if max_drop is not None and compression_type != "INT8_ACQ":
+        msg = f"--max_drop is for --compression_type INT8_ACQ, got {got}"
+        raise ValueError(msg)
 
 
 def _change(post_processor: Any, settings: dict[str, Any]) -> None:

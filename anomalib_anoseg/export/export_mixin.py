@@ -20,7 +20,6 @@ LARGE_DROP = 0.1
 # Pixels at least where the size is left open, which are also the example's: torch.export fails from
 # 33 on, and that of torch 2.10 where a resize has nothing to do in one direction.
 OPEN_SIDES = (64, 96, 128)
-SECTION = "anoseg"  # of an OpenVINO model's rt_info
 # anomalib's names. The normalized ones are where labels and masks are cut, with and without
 # normalisation, and where a client may cut if the model itself makes none.
 THRESHOLDS = (
@@ -68,22 +67,33 @@ class ExportMixin(AnomalibExportMixin):
             input_size: Fixed height and width of the images; left open by default.
             tile_size: Side of a square tile: exports :class:`TileModel` instead, for infer.
             kwargs: For ``torch.onnx.export``.
+
+        Raises:
+            ValueError: If both sizes are given, or the model cannot judge tiles.
         """
+        kwargs = {"opset_version": 18} | kwargs
         if tile_size is not None:
-            return self._tile_to_onnx(Path(export_root), model_file_name, tile_size)
+            if input_size is not None:
+                msg = (
+                    f"a model of tiles takes tiles of {tile_size} x {tile_size} pixels and images "
+                    f"of any size: give tile_size without input_size, got {input_size}"
+                )
+                raise ValueError(msg)
+            return self._tile_to_onnx(Path(export_root), model_file_name, tile_size, kwargs)
         if input_size is None:
             # anomalib's example for an open size is 32 x 32, which the network refuses.
             side = next(side for side in OPEN_SIDES if side not in self._network_size())
             input_size = (side, side)
             height, width = (Dim(name, min=side) for name in ("height", "width"))
             kwargs = {"dynamic_shapes": ({0: Dim("batch"), 2: height, 3: width},)} | kwargs
-        kwargs = {"opset_version": 18} | kwargs
         with complete_files(Path(export_root)) as part:
             path = super().to_onnx(part, model_file_name, input_size, **kwargs)
             write_onnx_metadata(path, self._metadata())
         return Path(export_root) / path.relative_to(part)
 
-    def _tile_to_onnx(self, export_root: Path, name: str, side: int) -> Path:
+    def _tile_to_onnx(
+        self, export_root: Path, name: str, side: int, kwargs: dict[str, Any]
+    ) -> Path:
         model: Any = TileModel(self, side).eval()
         device = next(model.parameters()).device
         place = torch.tensor([[0.0, 0.0, side, side]], device=device)
@@ -98,8 +108,7 @@ class ExportMixin(AnomalibExportMixin):
                 folder / f"{name}.onnx",
                 input_names=["input", "place"],
                 output_names=[key for key, value in answer.items() if value is not None],
-                opset_version=18,
-                dynamo=True,
+                **{"dynamo": True} | kwargs,
             )
             write_onnx_metadata(folder / f"{name}.onnx", self._metadata())
         return export_root / "weights" / "onnx" / f"{name}.onnx"
@@ -172,6 +181,8 @@ def write_onnx_metadata(path: Path, metadata: dict[str, str]) -> None:
     """Put the metadata into an ONNX model's metadata_props."""
     import onnx
 
+    from anomalib_anoseg.inference.exported import SECTION
+
     model = onnx.load(path, load_external_data=False)
     onnx.helper.set_model_props(
         model, {f"{SECTION}.{name}": value for name, value in metadata.items()}
@@ -182,6 +193,8 @@ def write_onnx_metadata(path: Path, metadata: dict[str, str]) -> None:
 def write_openvino_metadata(path: Path, metadata: dict[str, str]) -> None:
     """Put the metadata into an OpenVINO model's rt_info; weights stay as they are."""
     import openvino as ov
+
+    from anomalib_anoseg.inference.exported import SECTION
 
     model = ov.Core().read_model(path)
     for name, value in metadata.items():

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
 from anomalib_anoseg.anomaly_generator import AnomalyGenerator
-from anomalib_anoseg.evaluation.metrics import IoU
-from anomalib_anoseg.training.crops import cut_randomly, random_crops
+from anomalib_anoseg.evaluation.metrics import IoU, IoUMax
+from anomalib_anoseg.training.crops import cut_randomly
 from anomalib_anoseg.training.hold_out import HeldOut
 from anomalib_anoseg.training.image_reading import read_by_ours
 from anomalib_anoseg.utils.inside import inside_of
@@ -60,7 +60,8 @@ def quantize(
         model: The exported model.
         module: The AnoSeg it was exported from.
         datamodule: Gives the good images; no test image is looked at.
-        metric: What must not drop, an anomalib metric; by default the IoU at the threshold.
+        metric: What must not drop, an anomalib metric; by default the IoU at the threshold, or the
+            best one of a model that makes no masks.
         max_drop: Go back to floating point where the metric drops by more than this.
     """
     import nncf
@@ -77,7 +78,12 @@ def quantize(
     if max_drop is None:
         with kept_signal_stack():
             return nncf.quantize(model, images, **options)
-    checked = metric or IoU(fields=["pred_mask", "gt_mask"])
+    names = {name for output in model.outputs for name in output.names}
+    checked = metric or (
+        IoU(fields=["pred_mask", "gt_mask"])
+        if "pred_mask" in names
+        else IoUMax(fields=["anomaly_map", "gt_mask"])  # enable_thresholding: false
+    )
 
     def measure(compiled: Callable[..., Any], samples: Iterable[Sample]) -> float:
         checked.reset()
@@ -85,7 +91,7 @@ def quantize(
             outputs = compiled(_inputs(model, sample))
             answer: dict[str, Any] = {
                 name: torch.from_numpy(outputs[name])
-                for name in ("pred_score", "pred_label", "anomaly_map", "pred_mask")
+                for name in names & {"pred_score", "pred_label", "anomaly_map", "pred_mask"}
             }
             label = sample.mask.flatten(1).any(1)
             image = torch.from_numpy(sample.image)
@@ -110,6 +116,7 @@ def calibration_samples(
     module: Any, datamodule: AnomalibDataModule, model: "ov.Model"
 ) -> list[Sample]:
     """Return good images as the network sees them, and synthetic anomalies made from them."""
+    datamodule.prepare_data()
     datamodule.setup("fit")
     with read_by_ours([datamodule.train_data, getattr(datamodule, "val_data", None)]):
         held_out = HeldOut(datamodule, module.pre_processor)
@@ -118,28 +125,33 @@ def calibration_samples(
 
 
 def _samples(module: Any, good: Sequence[Images], model: "ov.Model") -> list[Sample]:
+    region = module.model.region
+    resizes = getattr(module.pre_processor, "transform", None) is not None
     *_, height, width = model.input(0).partial_shape
     is_fixed = height.is_static and width.is_static
-    takes_tiles = len(model.inputs) > 1
-    side = height.get_length() if takes_tiles else module.train_crop or LARGEST
-    region = module.model.region
+    fixed = (height.get_length(), width.get_length()) if is_fixed else None
+    side = module.train_crop or LARGEST
+
+    def part(image: Images) -> tuple[int, int]:
+        # What resizes gets whole images; else a part has the scale of what it was trained on.
+        rows, columns = image.shape[-2:]
+        if resizes:
+            return rows, columns
+        return fixed or (min(side, rows), min(side, columns))
+
     generator = AnomalyGenerator(module.anomaly_generator.anomalies)  # one that draws on the CPU
-    wanted = min(SYNTHETIC_IMAGES, max(FEWEST, PIXELS // side**2))
+    wanted = min(SYNTHETIC_IMAGES, max(FEWEST, PIXELS // math.prod(part(good[0]))))
     repeats = math.ceil(wanted / len(good))
     samples: list[Sample] = []
     for image in good:
         with own_seed(len(samples)):
-            seen, place = (
-                cut_randomly([image.cpu()], side, side, None, region)
-                if takes_tiles
-                else random_crops(image.cpu(), side, region)
-            )
+            seen, place = cut_randomly([image.cpu()], *part(image), None, region)
             several = seen.expand(1 + repeats, -1, -1, -1)
             inside = inside_of(region, seen, place)
             nothing = torch.zeros_like(several[:, :1])
             images, masks = generator(several, nothing, inside=inside)
-        if is_fixed and not takes_tiles:
-            images = interpolate(images, (height.get_length(), width.get_length()))
+        if resizes and fixed is not None:  # back to the network's size, which the mask has
+            images = interpolate(images, fixed)
         samples += [
             Sample(one[None].numpy(), mask[None] > 0, place.numpy())
             for one, mask in zip(images, masks, strict=True)

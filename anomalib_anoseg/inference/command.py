@@ -8,6 +8,7 @@ from typing import Literal
 
 from tqdm import tqdm
 
+from anomalib_anoseg.inference.address import without_login
 from anomalib_anoseg.inference.drift import Drift
 from anomalib_anoseg.inference.frames import Source
 from anomalib_anoseg.inference.json_lines import STDOUT, json_lines
@@ -34,7 +35,8 @@ not changed for half a second, and again when it is written anew. Rows and pictu
 run with the same model, thresholds and input stay, and what it has judged is not judged again.
 
 A stream or camera waits for nobody: frames that come while others are judged are dropped, but for
-the newest two. Numbers of frames count all of them.
+the newest two. Numbers of frames count all of them. A user and a password in the address are
+written nowhere.
 
 --jsonl - writes an object per image to standard output as soon as its row is in results.csv, with
 the table's columns; numbers are numbers, boxes lists, and what does not apply is null. Everything
@@ -106,7 +108,8 @@ def infer(
     about = {
         "model_file": readable(str(model)),
         **segmenter.model.about,
-        "input": readable(input),
+        # Resolved, so that a run that goes on knows the folder by whatever path it is given.
+        "input": readable(str(Path(input).resolve()) if watch else without_login(input)),
         "false_alarms": segmenter.model.false_alarms(thresholds.image),
     }
     drift = Drift(segmenter.model.good_scores, thresholds.image)

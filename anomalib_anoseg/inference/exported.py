@@ -13,8 +13,8 @@ from anomalib_anoseg.inference.thresholds import Thresholds
 from anomalib_anoseg.utils.false_alarms import judged_by
 from anomalib_anoseg.utils.signal_stack import kept_signal_stack
 
-OUTPUTS = {"pred_score", "pred_label", "anomaly_map"}
-SECTION = "anoseg"  # of rt_info, where an export says what it is
+OUTPUTS = {"pred_score", "anomaly_map"}
+SECTION = "anoseg"  # of rt_info or of ONNX's metadata, where an export says what it is
 CHUNK = 2**20  # bytes read at once
 VIRTUAL = {"AUTO", "BATCH", "HETERO", "MULTI"}  # devices that choose among others
 
@@ -133,10 +133,11 @@ def _read(path: Path) -> ov.Model:
         msg = f"{path}: cannot be read as an OpenVINO or ONNX model, or its .bin is damaged"
         raise ValueError(msg) from error
     names = {name for output in model.outputs for name in output.names}
-    if not names >= OUTPUTS:
-        msg = (
-            f"{path}: not an anomaly model with a map, {', '.join(sorted(OUTPUTS - names))} missing"
-        )
+    missing = OUTPUTS - names
+    if _said(model, "normalized_image_threshold", None) is None:
+        missing |= {"pred_label"} - names  # what then shows where scores are cut
+    if missing:
+        msg = f"{path}: not an anomaly model with a map, {', '.join(sorted(missing))} missing"
         raise ValueError(msg)
     return model
 

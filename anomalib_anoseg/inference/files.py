@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +10,14 @@ from anomalib_anoseg.inference.frames import Frame, reason
 from anomalib_anoseg.inference.journal import without_results
 from anomalib_anoseg.inference.parallel import in_order
 from anomalib_anoseg.inference.stopping import Stop
-from anomalib_anoseg.utils.images import SUFFIXES, count_pages, find_images, read_image
+from anomalib_anoseg.utils.images import (
+    SUFFIXES,
+    Pixels,
+    count_pages,
+    decode,
+    find_images,
+    read_image,
+)
 
 
 class Files:
@@ -43,8 +50,9 @@ class Files:
             if self._stop.asked:
                 return
             yield first
-            rest = partial(self._page, path, pages, first.time)
-            yield from in_order(rest, range(1, pages))
+            if pages > 1:
+                rest = partial(self._page, path, pages, first.time, _reader(path))
+                yield from in_order(rest, range(1, pages))
 
     def _first_page(self, path: Path) -> tuple[int, Frame]:
         time = 0
@@ -53,17 +61,27 @@ class Files:
             pages = count_pages(path)
         except Exception as error:  # noqa: BLE001 - as when it is read
             return 1, Frame(self._name(path), None, _without_path(error, path), time)
-        return pages, self._page(path, pages, time, 0)
+        return pages, self._page(path, pages, time, partial(read_image, path), 0)
 
-    def _page(self, path: Path, pages: int, time: int, page: int) -> Frame:
+    def _page(
+        self, path: Path, pages: int, time: int, read: Callable[[int], Pixels], page: int
+    ) -> Frame:
         name = self._name(path) + (f"#{page + 1}" if pages > 1 else "")
         try:
-            return Frame(name, read_image(path, page), time=time)
+            return Frame(name, read(page), time=time)
         except Exception as error:  # noqa: BLE001 - decoders raise what they like
             return Frame(name, None, _without_path(error, path), time)
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self._root).as_posix()
+
+
+def _reader(path: Path) -> Callable[[int], Pixels]:
+    """Return what gives a page: the file is read now, and not again for each of them."""
+    try:
+        return partial(decode, path, path.read_bytes())
+    except (OSError, MemoryError):  # which each page then says
+        return partial(read_image, path)
 
 
 def written(status: os.stat_result) -> int:

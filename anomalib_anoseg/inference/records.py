@@ -30,6 +30,9 @@ from anomalib_anoseg.utils.files import complete_file
 from anomalib_anoseg.utils.images import SUFFIXES
 
 SUMMARY = "results.json"
+# Rows can be compared where these are the same; where the model's file lies, and what another
+# version or installation says beside them, changes no row.
+DECIDE = ("digest", "image_threshold", "pixel_threshold", "smallest_defect", "input")
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -171,15 +174,10 @@ class Records:
     def _check_earlier(self) -> None:
         """Refuse to mix in one table what cannot be compared."""
         path = self._folder / SUMMARY
-        try:
-            earlier = json.loads(path.read_bytes())
-        except (OSError, ValueError):  # none, or cut short by a power failure
-            return
-        for name, value in self._about.items():
-            if earlier.get(name) != value:
-                msg = (
-                    f"{path}: {name} was {earlier.get(name)}, now {value}: choose another --output"
-                )
+        now = _deciding(self._about)
+        for name, before in _deciding(read_summary(path)).items():
+            if now.get(name) != before:
+                msg = f"{path}: {name} was {before}, now {now.get(name)}: choose another --output"
                 raise ValueError(msg)
 
     def _recount(self) -> None:
@@ -209,6 +207,26 @@ class Records:
             raise FileExistsError(msg)
         with complete_file(path) as part:
             part.write_bytes(data)
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """Return what a results.json says; empty if there is none, or a power failure cut it short.
+
+    A run that was killed may have left the end of an earlier, longer one behind it.
+    """
+    try:
+        found, _ = json.JSONDecoder().raw_decode(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _deciding(about: dict[str, Any]) -> dict[str, Any]:
+    """Return what decides over the rows of a run, as far as its version said it; in/ is in."""
+    said = {name: about[name] for name in DECIDE if name in about}
+    if "input" in said:  # as it was given, by versions that did not resolve it
+        said["input"] = str(Path(str(said["input"])).resolve())
+    return said
 
 
 def picture_name(name: str, suffix: str) -> str:

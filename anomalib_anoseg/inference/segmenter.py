@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from anomalib_anoseg.inference.exported import ExportedModel, find_device
 from anomalib_anoseg.inference.frames import Frame
 from anomalib_anoseg.inference.tiled import TiledModel
+from anomalib_anoseg.utils.images import Pixels
 
 AHEAD = 64  # frames that wait for an earlier one; images among them are bounded by the requests
 
@@ -60,7 +61,7 @@ class Segmenter:
             self._hints["INFERENCE_PRECISION_HINT"] = precision
         self.model = ExportedModel(model)
         self._idle: dict[type, _Requests] = {}
-        self._refused: dict[tuple[int, ...], str] = {}
+        self._suspects: set[_Size] = set()
         self._tiled: dict[type, TiledModel] = {}
         # What the device cannot compile ends the run now, not each image later.
         if self.model.takes_tiles:
@@ -76,7 +77,7 @@ class Segmenter:
         running: deque[_Job] = deque()
         try:
             for frame in frames:
-                while not self._has_room(frame):
+                while running and self._has_to_wait(frame):
                     yield self._result(running.popleft())
                 running.append(self._started(frame))
                 while running and (running[0].done() or len(running) > AHEAD):
@@ -104,15 +105,19 @@ class Segmenter:
             self._tiled[kind] = TiledModel(self.model.compile(kind, self._device, self._hints))
         return self._tiled[kind]
 
-    def _has_room(self, frame: Frame) -> bool:
-        """Return False while all requests for images of this type are running."""
-        return frame.image is None or self._idle.get(frame.image.dtype.type) != deque()
+    def _has_to_wait(self, frame: Frame) -> bool:
+        """Return whether no request is idle, or the frame is judged when no other one is."""
+        if frame.image is None:
+            return False
+        return self._idle.get(frame.image.dtype.type) == deque() or self._is_suspect(frame.image)
+
+    def _is_suspect(self, image: Pixels) -> bool:
+        """Return whether the last image of this type and size has failed."""
+        return _size(image) in self._suspects
 
     def _started(self, frame: Frame) -> "_Job":
-        if frame.image is None:
+        if frame.image is None or self._is_suspect(frame.image):
             return _Job(frame)
-        if frame.image.shape in self._refused:
-            return _Job(_failed(frame, self._refused[frame.image.shape]))
         try:
             idle = self._requests(frame.image.dtype.type)
             request = idle[0]
@@ -132,38 +137,45 @@ class Segmenter:
 
     def _result(self, job: "_Job") -> Seen:
         """Wait for the prediction of a job, and take its request back."""
-        if job.request is None:
+        if job.frame.image is None:
             return job.frame, None
+        if job.request is None:
+            return self._alone(job.frame, job.frame.image)
         try:
             job.request.wait()
             return job.frame, _prediction(job.request)
         except RuntimeError:
-            return self._alone(job)
+            kind = job.frame.image.dtype.type
+            if self._idle.get(kind) is job.idle:  # else they are new since another failure
+                del self._idle[kind]
+            return self._alone(job.frame, job.frame.image)
         except Exception as error:  # noqa: BLE001 - one image never ends a run
             return _failed(job.frame, _reason(error)), None
         finally:
             job.idle.append(job.request)
 
-    def _alone(self, job: "_Job") -> Seen:
-        """Judge a frame again, by a model that is compiled anew.
+    def _alone(self, frame: Frame, image: Pixels) -> Seen:
+        """Judge a frame by a model that is compiled for it alone.
 
         OpenVINO 2026.4's graph keeps shapes of an image that it has failed for, and then fails for
-        images of the size that it has last seen before. What fails here is at fault itself.
+        images of the size that it has last seen before. What fails here is at fault itself, but
+        perhaps for this moment only, as where a device has run out of memory. So a size that has
+        failed is tried again with each image, and where the device can never do it, each of them
+        costs a compilation, and no other image its prediction.
         """
-        image = job.frame.image
-        assert image is not None
-        kind = image.dtype.type
-        self._idle.pop(kind, None)
+        size = _size(image)
+        self._suspects.add(size)
         try:
-            request = self._requests(kind)[0]
+            compiled = self.model.compile(image.dtype.type, self._device, self._hints)
+            request = compiled.create_infer_request()
             request.infer({0: image[None]})
-            return job.frame, _prediction(request)
+            self._suspects.discard(size)
+            return frame, _prediction(request)
         except Exception as error:  # noqa: BLE001 - one image never ends a run
-            self._idle.pop(kind, None)
-            self._refused[image.shape] = _reason(error)
-            return _failed(job.frame, _reason(error)), None
+            return _failed(frame, _reason(error)), None
 
 
+_Size = tuple[type, tuple[int, ...]]
 _Requests = deque[ov.InferRequest]
 
 
@@ -187,6 +199,11 @@ class _Job(NamedTuple):
             if self.request is not None:
                 self.request.wait()
                 self.idle.append(self.request)
+
+
+def _size(image: Pixels) -> _Size:
+    """Return what a graph is made for: type and shape."""
+    return image.dtype.type, image.shape
 
 
 def _prediction(request: ov.InferRequest) -> Prediction:

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from anomalib_anoseg.inference.address import without_login
 from anomalib_anoseg.inference.frames import Frame, reason
 from anomalib_anoseg.inference.stopping import Stop
 
@@ -38,11 +39,12 @@ class Video:
 
     def __init__(self, source: str, every: int, stop: Stop) -> None:
         self.missing = ""
-        self._source, self._every, self._stop = source, every, stop
+        self._name, self._every, self._stop = without_login(source), every, stop
+        self._is_live = is_live(source)
         self._video = _open(source)
         if not self._video.isOpened():
-            kind = "as a stream or camera" if is_live(source) else "as an image or video"
-            msg = f"{source}: cannot be opened {kind}"
+            kind = "as a stream or camera" if self._is_live else "as an image or video"
+            msg = f"{self._name}: cannot be opened {kind}"
             raise ValueError(msg)
 
     def __len__(self) -> int:
@@ -65,7 +67,7 @@ class Video:
                 try:
                     found, image = self._next(wanted=number % self._every == 0)
                 except Exception as error:  # noqa: BLE001 - OpenCV's and the memory's
-                    self.missing = f"{self._source}: frame {number} cannot be read: {reason(error)}"
+                    self.missing = f"{self._name}: frame {number} cannot be read: {reason(error)}"
                     return
                 if not found:
                     self.missing = self._not_given(number, last)
@@ -90,14 +92,13 @@ class Video:
         """Return what is missing after so many frames; the last one was shown at so many ms."""
         expected = self._expected
         if not expected:
-            after = f"{self._source}: ended after {number} frames"
-            live = is_live(self._source)
-            return f"{after}; a stream or camera has no end of its own" if live else ""
+            after = f"{self._name}: ended after {number} frames"
+            return f"{after}; a stream or camera has no end of its own" if self._is_live else ""
         lost = expected - number
         rate = self._video.get(cv2.CAP_PROP_FPS) or 1.0
         early = last * rate / 1000 < expected - 1.5  # the last frame shown was not the last
         if lost > max(1, TOLERATED * expected) or (lost > 0 and early):
-            return f"{self._source}: has {expected} frames, of which {number} could be read"
+            return f"{self._name}: has {expected} frames, of which {number} could be read"
         return ""
 
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from anomalib_anoseg.inference.address import without_login
 from anomalib_anoseg.inference.files import Files, written
 from anomalib_anoseg.inference.frames import Frame, reason
 from anomalib_anoseg.inference.journal import KINDS, holds_results
@@ -48,7 +49,7 @@ class Watch:
 
     def __init__(self, folder: Path, output: Path, stop: Stop) -> None:
         if not folder.is_dir():
-            msg = f"{folder}: no such folder to watch"
+            msg = f"{without_login(str(folder))}: no such folder to watch"
             raise FileNotFoundError(msg)
         self.missing = ""
         self._folder, self._stop = folder, stop

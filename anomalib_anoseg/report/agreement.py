@@ -17,9 +17,11 @@ from anomalib_anoseg.evaluation.inspected import truth_inside, update
 from anomalib_anoseg.inference.frames import Frame, reason
 from anomalib_anoseg.inference.parallel import in_order
 from anomalib_anoseg.inference.segmenter import Prediction, Segmenter
+from anomalib_anoseg.inference.table import readable
 from anomalib_anoseg.inference.thresholds import Thresholds
-from anomalib_anoseg.report.thumbnails import printable, short_name
+from anomalib_anoseg.report.thumbnails import short_name
 from anomalib_anoseg.utils.images import read_image
+from anomalib_anoseg.utils.pixel_limit import any_size
 
 SIDES = ("checkpoint", "export")
 
@@ -62,7 +64,7 @@ def answers(
                 raise ValueError(frame.error)  # noqa: TRY301 - one place for both sides
             judged = _judged(model, frame.image)
         except Exception as error:  # noqa: BLE001 - one image never ends a run
-            failed(short_name(str(case.path)), printable(reason(error)))
+            failed(short_name(str(case.path)), readable(reason(error)))
             continue
         shapes = judged.anomaly_map.shape, prediction.anomaly_map.shape
         if shapes[0] != shapes[1]:
@@ -178,7 +180,7 @@ class Agreement:
         if case.mask is None:
             nothing = self._has_masks and not case.defective
             return torch.zeros(1, *size, dtype=torch.bool) if nothing else None
-        with Image.open(case.mask) as mask:
+        with any_size, Image.open(case.mask) as mask:
             pixels = torch.from_numpy(np.array(mask.convert("L"), np.float32))
         return interpolate(pixels[None, None], size, mode="nearest")[0] > 0
 

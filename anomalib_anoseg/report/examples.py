@@ -14,6 +14,7 @@ from torch.nn.functional import interpolate
 from anomalib_anoseg.evaluation.inspected import judge_inside, update
 from anomalib_anoseg.inference.frames import reason
 from anomalib_anoseg.inference.parallel import in_order
+from anomalib_anoseg.inference.table import readable
 from anomalib_anoseg.inference.thresholds import Thresholds
 from anomalib_anoseg.lightning_model import AnoSeg
 from anomalib_anoseg.report.nearest import Comparison, compare
@@ -21,7 +22,6 @@ from anomalib_anoseg.report.thumbnails import (
     levels,
     outlined,
     photograph,
-    printable,
     short_name,
     small,
 )
@@ -78,8 +78,18 @@ class Failure(NamedTuple):
 
 
 def thresholds_of(model: AnomalibModule) -> Thresholds:
-    """Return the thresholds of a trained model's post-processor, and what infer leaves out."""
+    """Return the thresholds of a trained model's post-processor, and what infer leaves out.
+
+    Raises:
+        ValueError: If it has none.
+    """
     post: Any = model.post_processor
+    if post is None:
+        msg = (
+            "this model has no post-processor, and so no thresholds to call an image defective by: "
+            "train without post_processor: false"
+        )
+        raise ValueError(msg)
     return Thresholds(
         float(post.normalized_image_threshold),
         float(post.normalized_pixel_threshold),
@@ -103,9 +113,12 @@ def answers(
 
     Yields:
         One example per image in the order of the data, or why there is none.
+
+    Raises:
+        ValueError: If the model has no thresholds.
     """
     model = model.eval().to(device)
-    threshold = thresholds_of(model).pixel
+    thresholds = thresholds_of(model)
 
     def load(index: int) -> Any:
         try:
@@ -117,25 +130,30 @@ def answers(
         try:
             if isinstance(batch, Exception):
                 raise batch  # noqa: TRY301 - one place for both
-            seen, mask = _judged(model, batch, device)
+            seen, mask = _judged(model, batch, device, thresholds)
             assert seen.anomaly_map is not None  # AnoSeg always gives one
-            comparisons = compare(model, batch.image, seen.anomaly_map, threshold)
+            comparisons = compare(model, batch.image, seen.anomaly_map, thresholds.pixel)
         except Exception as error:  # noqa: BLE001
             name = short_name(dataset.samples.iloc[index].image_path)
-            yield Failure(name, printable(reason(error)))
+            yield Failure(name, readable(reason(error)))
             continue
         region = model.model.region
         update(metrics, seen, inside_of(region, seen.anomaly_map))
         if region is not None:
             seen.image = outlined(batch.image, region(batch.image))
-        for example in make_examples(seen, mask, threshold):
+        for example in make_examples(seen, mask, thresholds.pixel):
             yield example._replace(comparisons=comparisons)
 
 
-def _judged(model: AnoSeg, batch: Any, device: torch.device) -> tuple[ImageBatch, Tensor | None]:
+def _judged(
+    model: AnoSeg, batch: Any, device: torch.device, thresholds: Thresholds
+) -> tuple[ImageBatch, Tensor | None]:
     """Return a batch of one with its predictions, and its mask (1, 1, h, w) at the map's size."""
     with torch.inference_mode():
         answer = model(batch.image.to(device))
+    found, label = answer.pred_mask, answer.pred_label
+    if found is None or label is None:  # enable_thresholding: false
+        found, label = answer.anomaly_map > thresholds.pixel, answer.pred_score > thresholds.image
     anomaly_map = answer.anomaly_map.float().cpu()
     mask = batch.gt_mask
     if mask is not None:
@@ -147,9 +165,9 @@ def _judged(model: AnoSeg, batch: Any, device: torch.device) -> tuple[ImageBatch
         gt_label=batch.gt_label,
         gt_mask=None if mask is None else mask[:, 0],
         anomaly_map=anomaly_map[:, 0],
-        pred_mask=answer.pred_mask.cpu().view(anomaly_map.shape)[:, 0],
+        pred_mask=found.cpu().view(anomaly_map.shape)[:, 0],
         pred_score=answer.pred_score.float().cpu().flatten(),
-        pred_label=answer.pred_label.cpu().flatten(),
+        pred_label=label.cpu().flatten(),
     )
     if model.model.region is not None:
         judge_inside(seen, model.model.region(anomaly_map).cpu())
@@ -164,7 +182,7 @@ def make_examples(batch: Any, masks: Tensor | None, threshold: float) -> Iterato
         score = float(batch.pred_score[index])
         yield Example(
             name=short_name(path),
-            kind=printable(Path(path).parent.name),
+            kind=readable(Path(path).parent.name),
             defective=bool(batch.gt_label[index]),
             called_defective=bool(batch.pred_label[index]),
             score=score,

@@ -1,6 +1,5 @@
 """What infer has found so far, read from a folder of results that it may still be writing to."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalib_anoseg.inference.records import SUMMARY
+from anomalib_anoseg.inference.records import SUMMARY, read_summary
 from anomalib_anoseg.inference.table import TABLE, Row, from_text, read_rows
 
 LATEST = 100  # images whose share of defective ones is shown, at most
@@ -80,7 +79,7 @@ def read_history(folder: Path) -> History:
         times if timed else None,
         [row for row in rows if row.error],
         len(rows),
-        _about(folder / SUMMARY),
+        read_summary(folder / SUMMARY),
     )
 
 
@@ -91,15 +90,6 @@ def _numbers(path: Path, number: int, row: Row) -> tuple[float, float]:
     except (TypeError, ValueError) as error:
         msg = f"{path}: row {number} has a score or a time that is none: {error}"
         raise ValueError(msg) from error
-
-
-def _about(path: Path) -> dict[str, Any]:
-    """Return what the summary says; the end of an earlier, longer one may still be behind it."""
-    try:
-        found, _ = json.JSONDecoder().raw_decode(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # a run that was killed while it began has left none
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def extremes(x: Values, y: Values, start: float, end: float) -> Extremes:

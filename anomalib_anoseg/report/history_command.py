@@ -7,6 +7,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
+from anomalib_anoseg.inference.address import without_login
 from anomalib_anoseg.inference.drift import Comparison
 from anomalib_anoseg.inference.frames import reason
 from anomalib_anoseg.inference.records import SUMMARY, picture_name
@@ -16,6 +17,7 @@ from anomalib_anoseg.report.history import History, read_history
 from anomalib_anoseg.report.history_plot import over_time
 from anomalib_anoseg.report.pages import render, write
 from anomalib_anoseg.utils.false_alarms import FalseAlarms
+from anomalib_anoseg.utils.pixel_limit import any_size
 
 EPILOG = """The folder may be one that infer --watch is still writing to: a row that is not whole
 yet is left out. Scores are thinned to what a screen can show, but never the lowest and the highest.
@@ -91,6 +93,7 @@ def history_page(results: Path, found: History, newest: int) -> str:
         "history.html.j2",
         folder=readable(str(results)),
         found=found,
+        about=_by_what(found.about),
         first=to_read(min(times, default="")),
         last=to_read(max(times, default="")),
         below_smallest=int((~found.defective & above).sum()),
@@ -100,6 +103,14 @@ def history_page(results: Path, found: History, newest: int) -> str:
         shown=newest_defective(results, found, newest),
         errors=[(row, to_read(row.time)) for row in found.errors[: -ERRORS - 1 : -1]],
     )
+
+
+def _by_what(about: dict[str, Any]) -> dict[str, Any]:
+    """Return what results.json says, without the login of a camera that earlier versions kept."""
+    return {
+        name: without_login(value) if isinstance(value, str) else value
+        for name, value in about.items()
+    }
 
 
 def _said(
@@ -131,7 +142,7 @@ def _show(results: Path, row: Row, is_last: bool) -> Defective:
     for suffix in (".jpg", ".png"):
         path = results / "overlays" / picture_name(row.file, suffix)
         try:
-            with Image.open(path) as picture:
+            with any_size, Image.open(path) as picture:
                 picture.thumbnail((SIDE, SIDE))
                 return shown._replace(picture=data_uri(picture.convert("RGB"), quality=QUALITY))
         except FileNotFoundError:

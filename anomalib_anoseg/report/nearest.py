@@ -10,8 +10,9 @@ from torch.nn.functional import avg_pool2d, pad
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from anomalib_anoseg.inference.frames import reason
+from anomalib_anoseg.inference.table import readable
 from anomalib_anoseg.lightning_model import AnoSeg
-from anomalib_anoseg.report.thumbnails import photograph, printable, short_name, small
+from anomalib_anoseg.report.thumbnails import photograph, short_name, small
 from anomalib_anoseg.torch_model import SCORE_WINDOW
 from anomalib_anoseg.training.remembering import number_of
 from anomalib_anoseg.utils.images import read_image
@@ -130,7 +131,7 @@ def _read_good(path: str, number: int) -> tuple[Images | None, str]:
     except FileNotFoundError:  # pages are also written on other machines than trained on
         return None, "the file is not where it was in training"
     except (OSError, ValueError) as error:
-        return None, printable(reason(error))
+        return None, readable(reason(error))
     if number_of(path) != number:
         return None, "the file has changed since training"
     return to_dtype(to_image(pixels), torch.float32, scale=True)[None], ""

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d
 from torchvision.transforms.v2.functional import to_pil_image
 
+from anomalib_anoseg.inference.table import readable
 from anomalib_anoseg.report.data_uri import QUALITY, SIDE, data_uri
 from anomalib_anoseg.utils.shapes import Images, Insides
 
@@ -15,12 +16,7 @@ OUTLINE = (1.0, 0.85, 0.0)  # yellow; maps and masks are drawn in other colours
 
 def short_name(path: str) -> str:
     """Return the last folder and the file's name."""
-    return printable(f"{Path(path).parent.name}/{Path(path).name}")
-
-
-def printable(text: str) -> str:
-    """Return what a page can hold, which is UTF-8: the names of files can be any bytes."""
-    return text.encode(errors="backslashreplace").decode()
+    return readable(f"{Path(path).parent.name}/{Path(path).name}")
 
 
 def small(images: Images, side: int = SIDE) -> Tensor:

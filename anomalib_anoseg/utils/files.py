@@ -9,6 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 NEARLY_FULL = 2**24  # bytes, more than these libraries write at a time
+# Some network file systems answer so where a folder is to be synced: they cannot, nothing is lost.
+NO_SYNC_OF_FOLDERS = {errno.EBADF, errno.EINVAL, errno.ENOTSUP}
 
 
 @contextmanager
@@ -60,6 +62,7 @@ def _to_disk(path: Path) -> None:
     """Wait until a file's content, or a folder's names, would survive a power cut.
 
     A renamed file whose content was still on its way is empty after one, where the old file was.
+    Names are waited for where the file system can: the file is complete and in its place anyway.
     """
     if os.name == "nt":  # no folders there, and only files that are open for writing
         if path.is_file():
@@ -69,5 +72,8 @@ def _to_disk(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NO_SYNC_OF_FOLDERS or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)

@@ -9,6 +9,8 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
+from anomalib_anoseg.utils.pixel_limit import any_size
+
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 PNM_MAGIC = (b"P2", b"P3", b"P5", b"P6")
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -86,7 +88,8 @@ def parse_header(file: BinaryIO, page: int = 0) -> Header:
         header = _read_tags(list(_directories(file)), page)
         if header.depth is None:  # Pillow reads it, and refuses kinds of pixels it does not know
             file.seek(0)
-            Image.open(file).close()
+            with any_size:
+                Image.open(file).close()
         return header
     depth = None
     if start.startswith(PNG_MAGIC) and start[24:25] == b"\x10":
@@ -94,7 +97,7 @@ def parse_header(file: BinaryIO, page: int = 0) -> Header:
     elif start[:2] in PNM_MAGIC and (highest := _pnm_highest(file)) > 255:
         depth = Depth(highest)
     file.seek(0)
-    with Image.open(file) as image:
+    with any_size, Image.open(file) as image:
         width, height = image.size
         orientation = orientation_of(image)
         if orientation in TURNS and TURNS[orientation][0]:

@@ -9,6 +9,7 @@
   their own brightest pixel: the same grey is then the same number in every image. PNG's sBIT and
   TIFF's MaxSampleValue change nothing, as both standards ask. Floats must lie in [0, 1].
 - **Orientation**: images are turned upright as EXIF says.
+- **Size**: Pillow's limit of pixels, which is for files of strangers, does not hold.
 - **Refused**, by name: signed and 32-bit integers, half floats, deep TIFFs in other colours than
   grey and RGB, in planes, or compressed other than by LZW, Deflate or PackBits.
 """
@@ -30,6 +31,7 @@ from anomalib_anoseg.utils.image_header import (
     parse_header,
     read_header,
 )
+from anomalib_anoseg.utils.pixel_limit import any_size
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
@@ -38,15 +40,10 @@ Pixels = NDArray[np.uint8] | NDArray[np.float32]
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 
 
-def find_images(folder: Path, skip: Path | None = None) -> list[Path]:
-    """Return every image below a folder, sorted, but none that lies in skip."""
-    skipped = None if skip is None else skip.resolve()
+def find_images(folder: Path) -> list[Path]:
+    """Return every image below a folder, sorted."""
     return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and path.is_file()
-        and (skipped is None or skipped not in path.resolve().parents)
+        path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()
     )
 
 
@@ -60,7 +57,11 @@ def read_image(path: Path, page: int = 0) -> Pixels:
         OSError: If there is no such file.
         ValueError: If it cannot be read rightly; the message names the file.
     """
-    data = path.read_bytes()
+    return decode(path, path.read_bytes(), page)
+
+
+def decode(path: Path, data: bytes, page: int = 0) -> Pixels:
+    """Return what read_image does, from what was read of the file: once for all of its pages."""
     with naming_file(path):
         header = parse_header(io.BytesIO(data), page)
         if header.depth is None:
@@ -86,7 +87,7 @@ def to_8_bits(pixels: Pixels) -> NDArray[np.uint8]:
 
 
 def _read_shallow(data: bytes, page: int, orientation: int) -> NDArray[np.uint8]:
-    with Image.open(io.BytesIO(data)) as image:
+    with any_size, Image.open(io.BytesIO(data)) as image:
         image.seek(page)
         end = ENDS.get(image.format or "")
         if page == 0 and image.mode in ("RGB", "L") and end and data.endswith(end):

@@ -14,6 +14,7 @@ from anomalib_anoseg.utils.image_header import (
     read_header,
 )
 from anomalib_anoseg.utils.images import read_image
+from anomalib_anoseg.utils.pixel_limit import any_size
 
 LONGEST = 16384  # pixels of a side of a region; OpenVINO reckons with 32 bits
 SIDEWAYS = (5, 6, 7, 8)  # EXIF's orientations that swap height and width
@@ -37,7 +38,7 @@ def check_mask(image_path: Path, mask_path: Path) -> Header:
         ValueError: If it has another size than the image, an orientation, or cannot be read.
     """
     image = read_header(image_path)
-    with naming_file(mask_path), Image.open(mask_path) as mask:
+    with naming_file(mask_path), any_size, Image.open(mask_path) as mask:
         orientation = orientation_of(mask)  # before convert(), which turns a TIFF
         width, height = mask.size
         values = mask.convert("L").histogram()
@@ -69,7 +70,7 @@ def read_region(path: Path) -> NDArray[np.bool_]:
         ValueError: If it is transparent, too large or cannot be read.
     """
     values = read_image(path).max(-1)
-    with Image.open(path) as mask:
+    with any_size, Image.open(path) as mask:
         transparent = mask.has_transparency_data
     if transparent:
         msg = f"region {path} is transparent, which says nothing: paint the outside black"

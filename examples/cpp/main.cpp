@@ -91,6 +91,11 @@ std::vector<uint8_t> cut(const ov::Tensor& map, float threshold, size_t height, 
     return mask;
 }
 
+bool is_finite(const ov::Tensor& map) {
+    const float* values = map.data<float>();
+    return std::all_of(values, values + map.get_size(), [](float v) { return std::isfinite(v); });
+}
+
 int main(int count, char** arguments) try {
     if (count != 4) throw std::runtime_error("usage: inspect model.xml image.ppm mask.pgm");
     ov::Core core;
@@ -108,10 +113,13 @@ int main(int count, char** arguments) try {
         ov::element::u8, {1, image.height, image.width, 3}, image.pixels.data()));
     request.infer();
     const float score = request.get_tensor("pred_score").data<float>()[0];
+    const ov::Tensor map = request.get_tensor("anomaly_map");
+    if (!std::isfinite(score) || !is_finite(map))  // which no threshold would call defective
+        throw std::runtime_error("the model gives no number: score " + std::to_string(score));
     const bool defective = score > image_threshold;
     std::vector<uint8_t> mask(image.height * image.width);  // a good image has no defects
     if (defective)
-        mask = cut(request.get_tensor("anomaly_map"), pixel_threshold, image.height, image.width);
+        mask = cut(map, pixel_threshold, image.height, image.width);
 
     std::ofstream file(arguments[3], std::ios::binary);
     file << "P5\n" << image.width << " " << image.height << "\n255\n";
