@@ -60,7 +60,15 @@ def share(pixels: NDArray[Any], highest: float) -> NDArray[np.float64]:
     return pixels / highest
 
 
-DEEP: dict[str, tuple[bytes, NDArray[np.float64]]] = {
+def packed_tiff(pixels: NDArray[Any], bits: int) -> bytes | None:
+    """Return a file of so many bits per sample; None if this imagecodecs does not pack them."""
+    try:
+        return tiff(pixels, bitspersample=bits)
+    except (NotImplementedError, TypeError):
+        return None
+
+
+DEEP: dict[str, tuple[bytes | None, NDArray[np.float64]]] = {
     "png, grey": (png(GREY), share(GREY, 65535)),
     "png, RGB": (png(COLOURS), share(COLOURS, 65535)),
     "png, RGBA": (png(ALPHA), share(ALPHA[..., :3], 65535)),
@@ -83,7 +91,7 @@ DEEP: dict[str, tuple[bytes, NDArray[np.float64]]] = {
     "ppm, 16 bits": (pnm(COLOURS, 65535), share(COLOURS, 65535)),
 } | {
     f"tiff, {bits} bits, {name}": (
-        tiff(pixels >> (16 - bits), bitspersample=bits),
+        packed_tiff(pixels >> (16 - bits), bits),
         share(pixels >> (16 - bits), 2**bits - 1),
     )
     for bits in (10, 12, 14, 16)
@@ -93,8 +101,10 @@ DEEP: dict[str, tuple[bytes, NDArray[np.float64]]] = {
 
 @pytest.mark.parametrize(("data", "expected"), DEEP.values(), ids=DEEP.keys())
 def test_more_than_8_bits_are_a_share_of_the_files_full_range(
-    tmp_path: Path, data: bytes, expected: NDArray[np.float64]
+    tmp_path: Path, data: bytes | None, expected: NDArray[np.float64]
 ) -> None:
+    if data is None:
+        pytest.skip("needs an imagecodecs that packs bits")
     path = tmp_path / "image"
     path.write_bytes(data)
     image = read_image(path)
