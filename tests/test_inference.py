@@ -467,7 +467,8 @@ def test_the_models_own_thresholds_and_others(tmp_path: Path) -> None:
         return row["label"], row["defect_area"]
 
     lower = write_bright_spots(tmp_path / "lower.xml", cuts=(0.4, 0.1))
-    assert ExportedModel(lower).thresholds[:2] == pytest.approx((0.4, 0.1))
+    # With 16 bits, which an older OpenVINO keeps.
+    assert ExportedModel(lower).thresholds[:2] == pytest.approx((0.4, 0.1), rel=1e-3)
     assert outcome(lower) == ("defective", "1600")
     assert outcome(lower, pixel_threshold=0.4) == ("defective", "800")
     assert outcome(lower, image_threshold=0.5) == ("good", "0")

@@ -269,6 +269,7 @@ def test_a_normalize_left_in_the_transform_is_named(
         ("learning_rate", float("nan")),
         ("memory_rows", 0),
         ("memory_rows", 1.5),
+        ("memory_rows", True),
         ("memory_rows", np.int64(100)),
         ("learning_rate", np.float64(0.001)),
         ("reconstruction_weight", -1.0),

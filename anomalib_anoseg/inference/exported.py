@@ -169,7 +169,10 @@ def _cut(model: ov.Model, output: str) -> float:
     node = found[0].node.input_value(0).node if found else None
     if node is None or node.get_type_name() != "Greater":
         return 0.5
-    values = np.asarray(getattr(node.input_value(1).node, "data", ()))
+    cut = node.input_value(1).node
+    if cut.get_type_name() == "Convert":  # of a file with 16 bits, as older OpenVINO reads it
+        cut = cut.input_value(0).node
+    values = np.asarray(getattr(cut, "data", ()))
     return float(values.flat[0]) if values.size == 1 else 0.5
 
 

@@ -83,8 +83,8 @@ def require_images(images: Tensor, channels: tuple[int, ...] = (1, 3)) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    # Checkpoints, which are read without unpickling, cannot hold numpy's.
-    return isinstance(value, int | float) and not isinstance(value, np.number)
+    # Checkpoints, which are read without unpickling, cannot hold numpy's. Yes and no are no numbers.
+    return isinstance(value, int | float) and not isinstance(value, np.number | bool)
 
 
 def _are_numbers(value: Any, count: int) -> bool:
