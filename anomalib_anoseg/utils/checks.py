@@ -83,7 +83,7 @@ def require_images(images: Tensor, channels: tuple[int, ...] = (1, 3)) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    # Checkpoints, which are read without unpickling, cannot hold numpy's. Yes and no are no numbers.
+    # Checkpoints are read without unpickling and cannot hold numpy's. Yes and no are no numbers.
     return isinstance(value, int | float) and not isinstance(value, np.number | bool)
 
 
