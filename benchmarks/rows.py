@@ -140,13 +140,24 @@ def _lines(rows: dict[str, Row]) -> list[Line]:
     return [Line((DATA[key].label, DATA[key].pixels), [row]) for key, row in rows.items()]
 
 
+def _papers_by(model: str) -> list[Row]:
+    return [BESIDE[paper, model] for paper in PAPERS]
+
+
 _five = [DEFAULT[paper] for paper in PAPERS]
 _in_short = {key: row for key, row in DEFAULT.items() if key not in PAPERS}
 TABLES = {
     "readme": Table(
         ("data, `cpu`", "pixels"),
         {key: FIGURES[key] for key in FIGURES if key != "image_F1Score"},
-        [*_lines(_in_short), Line(("five papers, 32 good images each", "128"), _five)],
+        [
+            *_lines(_in_short),
+            Line(("five papers, 32 good images each", "128"), _five),
+            *(
+                Line((f"the papers by {model}, same encoder", "128"), _papers_by(model))
+                for model in MODELS[1:]
+            ),
+        ],
         readme=True,
     ),
     "default": Table(
@@ -159,8 +170,11 @@ TABLES = {
         ("data", "pixels", "model"),
         BEST | MINUTES,
         [
-            Line((DATA[key].label, DATA[key].pixels, model), [row])
-            for (key, model), row in BESIDE.items()
+            *(
+                Line((DATA[key].label, DATA[key].pixels, model), [row])
+                for (key, model), row in BESIDE.items()
+            ),
+            *(Line(("five papers, mean", "128", model), _papers_by(model)) for model in MODELS),
         ],
     ),
     "images": Table(
