@@ -86,10 +86,10 @@ class DataCheck(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Likewise, and warn of images that the model was trained on."""
-        del trainer
         self._loading = False
         check_region(pl_module, self._headers)
-        warn_if_remembered(getattr(pl_module, "remembered", {}), self._headers)
+        if trainer.is_global_zero:
+            warn_if_remembered(getattr(pl_module, "remembered", {}), self._headers)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the data sets as they were."""
