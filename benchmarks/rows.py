@@ -168,7 +168,7 @@ TABLES = {
     "cpu": Table(("data", "pixels"), FIGURES | MINUTES, _lines(CPU)),
     "peers": Table(
         ("data", "pixels", "model"),
-        BEST | MINUTES,
+        BEST,  # as of the default
         [
             *(
                 Line((DATA[key].label, DATA[key].pixels, model), [row])
