@@ -213,10 +213,9 @@ class PostProcessor(AnomalibPostProcessor):
             self._held_out = HeldOut(datamodule, prepare, wanted)
             self._step = -1
         elif stage == "fit" and self._rates:
-            asked = ", ".join(f"{name}={rate}" for name, rate in self._rates.items())
             rank_zero_warn(
-                f"{asked} without effect: good images are held out of a data module of anomalib "
-                "only, and this run has none"
+                f"{self._asked} without effect: good images are held out of a data module of "
+                "anomalib only, and this run has none"
             )
 
     @property
@@ -224,6 +223,10 @@ class PostProcessor(AnomalibPostProcessor):
         """Those that are asked for, by name."""
         names = ("false_alarm_rate", "mask_false_alarm_rate")
         return {name: rate for name in names if (rate := getattr(self, name)) is not None}
+
+    @property
+    def _asked(self) -> str:
+        return ", ".join(f"{name}={rate}" for name, rate in self._rates.items())
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Put the held-out images back: the data module may serve another model next."""
@@ -306,8 +309,10 @@ class PostProcessor(AnomalibPostProcessor):
 
     def _refuse_rates_in_vain(self) -> None:
         if self._rates and not self.enable_normalization:
-            asked = ", ".join(f"{name}={rate}" for name, rate in self._rates.items())
-            msg = f"{asked} needs enable_normalization: without it the cut is 0.5, not a threshold"
+            msg = (
+                f"{self._asked} needs enable_normalization: without it the cut is 0.5, not a "
+                "threshold"
+            )
             raise ValueError(msg)
 
     def set_thresholds(self) -> None:

@@ -115,6 +115,13 @@ def folder(root: Path, **arguments: Any) -> Folder:
     )  # fmt: skip
 
 
+def loader_of(root: Path, **arguments: Any) -> DataLoader[Any]:
+    """Return a user's own loader of whole images."""
+    data = folder(root)
+    data.setup()
+    return DataLoader(data.train_data, collate_fn=ImageBatch.collate, **arguments)
+
+
 def model_of(make: Any, **arguments: Any) -> AnoSeg:
     given = {"seed": 2, "train_crop": 64, "pre_processor": PreProcessor("native")}
     return make(**given | arguments)
@@ -214,9 +221,7 @@ def test_a_loader_gets_its_own_function_back(
     mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also after an error; the same loader then serves another model."""
-    data = folder(mixed)
-    data.setup()
-    loader = DataLoader(data.train_data, batch_size=2, collate_fn=ImageBatch.collate)
+    loader = loader_of(mixed, batch_size=2)
     failing = model_of(segmenter)
     monkeypatch.setattr(failing, "_segmentation_losses", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -234,16 +239,12 @@ def test_workers_that_persist_cut_as_well(
     mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lightning advises to keep them. They have begun before anything is cut."""
-    data = folder(mixed)
-    data.setup()
-    loader = DataLoader(
-        data.train_data, batch_size=1, collate_fn=ImageBatch.collate, num_workers=1,
-        persistent_workers=True,
-    )  # fmt: skip
+    loader = loader_of(mixed, batch_size=1, num_workers=1, persistent_workers=True)
     model = model_of(segmenter)
     trained_on = spied(model, monkeypatch)
     quiet_engine(tmp_path, max_epochs=2).fit(model, train_dataloaders=loader)
-    assert len(trained_on) == 2 * len(data.train_data)
+    images: Any = loader.dataset
+    assert len(trained_on) == 2 * len(images)
     assert {place is None for _, place in trained_on} == {False}
     (whole,) = {type(batch) for batch in loader}
     assert whole is ImageBatch
