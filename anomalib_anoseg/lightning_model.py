@@ -54,6 +54,7 @@ from anomalib_anoseg.training.random_draws import RandomDraws
 from anomalib_anoseg.training.remembering import (
     TrainingImages,
     numbers_of,
+    remember,
     warn_of_changes,
 )
 from anomalib_anoseg.training.restoration import (
@@ -335,7 +336,7 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
             return
         filled: Any = None
         if trainer.is_global_zero:
-            memory.fill(images, len(images), region=self.model.region)
+            remember(memory, images, self.model.region)
             # From the CPU, or each process would take room on the first one's GPU.
             state = {name: value.cpu() for name, value in memory.state_dict().items()}
             filled = images.paths, state

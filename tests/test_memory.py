@@ -11,9 +11,13 @@ from conftest import photographs
 from torch import Tensor
 
 from anomalib_anoseg import AnoSeg
-from anomalib_anoseg.networks import memory as module
+from anomalib_anoseg.networks import coreset as coreset_module
+from anomalib_anoseg.networks import level as level_module
+from anomalib_anoseg.networks import memory as memory_module
+from anomalib_anoseg.networks.coreset import coreset
 from anomalib_anoseg.networks.decoders import MemoryDecoder
-from anomalib_anoseg.networks.memory import STRIDES, Level, Memory, Recollection, coreset
+from anomalib_anoseg.networks.level import Level
+from anomalib_anoseg.networks.memory import STRIDES, Memory, Recollection
 from anomalib_anoseg.networks.pretrained import weights_follow
 
 NAME = "tf_efficientnet_lite0"
@@ -178,7 +182,7 @@ def slow_coreset(points: Tensor, count: int) -> list[int]:
 
 def test_coreset(monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: the definition, on the projected points; there are as many directions as channels."""
-    monkeypatch.setattr(module, "PROJECTIONS", 6)
+    monkeypatch.setattr(coreset_module, "PROJECTIONS", 6)
     rows = torch.randn(60, 6)
     found = coreset(rows, 12, torch.Generator().manual_seed(5))
     directions = torch.randn(6, 6, generator=torch.Generator().manual_seed(5))
@@ -304,16 +308,15 @@ def test_filled_again_it_forgets_what_was(images: Tensor, memory: Memory) -> Non
 
 def test_it_does_not_grow_with_the_number_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forty images of 1024 + 256 + 64 places each; 200 of a level may be candidates."""
-    monkeypatch.setattr(module, "CANDIDATES", 200)
+    monkeypatch.setattr(memory_module, "CANDIDATES", 200)
     offered: list[int] = []
     held: list[int] = []
-    real = module.coreset
 
     def watched(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
         offered.append(len(rows))
-        return real(rows, count, generator)
+        return coreset(rows, count, generator)
 
-    monkeypatch.setattr(module, "coreset", watched)
+    monkeypatch.setattr(level_module, "coreset", watched)
 
     def stream() -> Iterator[tuple[Tensor, Tensor]]:
         for index in range(40):

@@ -21,7 +21,8 @@ from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from anomalib_anoseg import AnoSeg, PreProcessor
 from anomalib_anoseg.__main__ import run
-from anomalib_anoseg.networks.memory import STRIDES, pad
+from anomalib_anoseg.networks.encoder import pad
+from anomalib_anoseg.networks.memory import STRIDES
 from anomalib_anoseg.networks.region import Region
 from anomalib_anoseg.report.model_command import page
 from anomalib_anoseg.utils.images import read_image

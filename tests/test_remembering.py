@@ -14,7 +14,8 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 from torchvision.utils import save_image
 
 from anomalib_anoseg import AnoSeg
-from anomalib_anoseg.networks.memory import Level, Memory
+from anomalib_anoseg.networks.level import Level
+from anomalib_anoseg.networks.memory import Memory
 from anomalib_anoseg.report.model_command import page
 from anomalib_anoseg.training.good_images import read_good_images
 from anomalib_anoseg.training.remembering import (

@@ -100,7 +100,8 @@ def adapt(model: Any, source: Any) -> Adaptation:
     if memory is not None:
         chosen = source.subsample(division.remembered)
         images = TrainingImages(DataLoader(chosen, collate_fn=chosen.collate_fn), prepare)
-        memory.fill(images, len(images), len(model.remembered), model.model.region)
+        known, turns = len(model.remembered), int(memory.turns)
+        memory.fill(images, len(images), known, model.model.region, turns)
         model.remembered |= images.paths
         numbers = torch.tensor([*images.paths])
         new_rows = sum(int(torch.isin(level.owner, numbers).sum()) for level in memory.levels)

@@ -1,10 +1,11 @@
 """What a memory is filled with: the training images, each under a number of its own."""
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from hashlib import blake2b
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,10 @@ from anomalib_anoseg.utils.shapes import Images, Indices
 
 logger = logging.getLogger(__name__)
 BATCH, PIXELS = 8, 2**22  # at most at once, whichever is less
+# In how many directions images are remembered, if that makes no more of them than these: more
+# pictures show enough directions themselves.
+TURNS, TURNED = (8, 4), 800
+ASKED = 64  # at most, whether parts lie in any direction
 
 
 class TrainingImages:
@@ -74,6 +79,31 @@ class TrainingImages:
         if isinstance(collate, RandomCrops):  # remembered are whole images
             collate = collate.collate
         return read_good_images(source, range(len(source)), self._prepare, collate)
+
+
+def remember(memory: Any, images: TrainingImages, region: Any) -> None:
+    """Fill a memory with training images, and with what they look like turned if parts lie so.
+
+    A few pictures of parts in any direction do not show all directions. Whether parts do lie in any
+    direction the pictures themselves tell: turned ones are then as near to the others as they were.
+
+    Args:
+        memory: Of good images.
+        images: All of them.
+        region: What is inspected, or None.
+    """
+    count = len(images)
+    memory.fill(images, count, region=region)
+    turns = next((turns for turns in TURNS if count * turns <= TURNED), 1)
+    if turns == 1:
+        return
+    if memory.is_of_any_direction(islice(images, math.ceil(ASKED / BATCH)), region):
+        logger.info(
+            "turned good images are as near to the others as they are upright: each is remembered "
+            "in %d directions",
+            turns,
+        )
+        memory.fill(images, count, region=region, turns=turns)
 
 
 def warn_if_remembered(remembered: Mapping[int, str], tested: Iterable[Path]) -> None:
