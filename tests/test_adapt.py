@@ -161,20 +161,6 @@ def test_none_is_remembered_and_sets_thresholds(workplace: Path, after: AnoSeg) 
     assert after.remembered.keys() >= owners(after)
 
 
-def test_new_parts_are_remembered_in_as_many_directions(
-    workplace: Path, after: AnoSeg, tmp_path: Path
-) -> None:
-    model = load(workplace / "model.ckpt")
-    assert model.model.memory is not None
-    model.model.memory.turns.fill_(4)
-    adapt(save(model, tmp_path / "model.ckpt"), workplace / "new", tmp_path / "adapted.ckpt")
-    turned = load(tmp_path / "adapted.ckpt")
-    assert turned.model.memory is not None
-    assert int(turned.model.memory.turns) == 4
-    upright = torch.cat([level.rows for level in levels(after)[:1]])
-    assert not torch.isin(levels(turned)[0].rows, upright).all(1).all()
-
-
 def test_a_division_by_hand(tmp_path: Path) -> None:
     paths = []
     for index in range(12):

@@ -148,7 +148,9 @@ def test_augmentations_are_left_out_and_put_back(paths: list[Path]) -> None:
 def test_images_of_several_sizes_come_in_batches_of_their_own(paths: list[Path]) -> None:
     small, large = Drawn(paths, 0.1, 0.2), Drawn(paths[2:], 0.3, 0.4, 0.5, side=50)
     images = TrainingImages([loader(small), loader(large)], as_it_is)
-    assert [batch.shape for batch, _ in images] == [(2, 3, 40, 40), (3, 3, 50, 50)]
+    for _ in range(2):  # a second time nothing is counted twice
+        assert [batch.shape for batch, _ in images] == [(2, 3, 40, 40), (3, 3, 50, 50)]
+        assert images.pixels == 2 * 40**2 + 3 * 50**2
     assert len(images) == 5
 
 

@@ -16,7 +16,7 @@ from anomalib_anoseg.training.checkpoint_io import WholeCheckpoints
 from anomalib_anoseg.training.crops import as_trained
 from anomalib_anoseg.training.hold_out import count_of, kept_or_reread, spread
 from anomalib_anoseg.training.region_check import check_region
-from anomalib_anoseg.training.remembering import TrainingImages, number_of
+from anomalib_anoseg.training.remembering import TrainingImages, number_of, remember
 from anomalib_anoseg.utils.image_header import read_header
 from anomalib_anoseg.utils.seeds import own_seed
 from anomalib_anoseg.utils.shapes import Images, Places
@@ -100,8 +100,7 @@ def adapt(model: Any, source: Any) -> Adaptation:
     if memory is not None:
         chosen = source.subsample(division.remembered)
         images = TrainingImages(DataLoader(chosen, collate_fn=chosen.collate_fn), prepare)
-        known, turns = len(model.remembered), int(memory.turns)
-        memory.fill(images, len(images), known, model.model.region, turns)
+        remember(memory, images, model.model.region, len(model.remembered))
         model.remembered |= images.paths
         numbers = torch.tensor([*images.paths])
         new_rows = sum(int(torch.isin(level.owner, numbers).sum()) for level in memory.levels)

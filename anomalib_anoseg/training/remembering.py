@@ -1,7 +1,6 @@
 """What a memory is filled with: the training images, each under a number of its own."""
 
 import logging
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from hashlib import blake2b
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -19,10 +19,10 @@ from anomalib_anoseg.utils.shapes import Images, Indices
 
 logger = logging.getLogger(__name__)
 BATCH, PIXELS = 8, 2**22  # at most at once, whichever is less
-# In how many directions images are remembered, if that makes no more of them than these: more
-# pictures show enough directions themselves.
-TURNS, TURNED = (8, 4), 800
-ASKED = 64  # at most, whether parts lie in any direction
+# In how many directions images are remembered, if that makes no more pixels of them than these, a
+# minute's on two cores: many pictures show enough directions themselves.
+TURNS, TURNED = (8, 4), 800 * 256**2
+ASKED = 64  # images about, evenly spread, whether parts lie in any direction
 
 
 class TrainingImages:
@@ -34,12 +34,14 @@ class TrainingImages:
 
     Attributes:
         paths: Where the images are, by their numbers; complete once all have been read.
+        pixels: Of all images as the network sees them; likewise.
     """
 
     def __init__(self, loader: Any, prepare: Callable[[Images], Images] | None) -> None:
         self._loaders = list(loaders_of(loader))
         self._prepare = prepare
         self.paths: dict[int, str] = {}
+        self.pixels = 0
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -50,12 +52,14 @@ class TrainingImages:
         """Yield images of equal size, (b, c, h, w) in [0, 1], and the number of each, (b,)."""
         images: list[Images] = []
         numbers: list[Tensor] = []
+        self.pixels = 0
         for image, batch in chain.from_iterable(map(self._read, self._loaders)):
             most = max(1, min(BATCH, PIXELS // image[0, 0].numel()))
             if images and (len(images) == most or image.shape != images[0].shape):
                 yield torch.cat(images), torch.cat(numbers)
                 images, numbers = [], []
             images.append(image)
+            self.pixels += image[0, 0].numel()
             numbers.append(numbers_of(batch))
             self.paths.setdefault(int(numbers[-1]), batch.image_path[0])
         if images:
@@ -81,29 +85,36 @@ class TrainingImages:
         return read_good_images(source, range(len(source)), self._prepare, collate)
 
 
-def remember(memory: Any, images: TrainingImages, region: Any) -> None:
-    """Fill a memory with training images, and with what they look like turned if parts lie so.
+def remember(memory: Any, images: TrainingImages, region: Any = None, before: int = 0) -> None:
+    """Fill a memory with good images, and with what they look like turned if parts lie so.
 
     A few pictures of parts in any direction do not show all directions. Whether parts do lie in any
-    direction the pictures themselves tell: turned ones are then as near to the others as they were.
+    direction the pictures themselves tell: turned ones are then as near to what is remembered.
 
     Args:
-        memory: Of good images.
+        memory: What is filled, a ``networks.memory.Memory``.
         images: All of them.
-        region: What is inspected, or None.
+        region: What is inspected, a ``networks.region.Region``; all by default.
+        before: How many images were remembered before, beside which these are; 0 forgets them.
     """
     count = len(images)
-    memory.fill(images, count, region=region)
-    turns = next((turns for turns in TURNS if count * turns <= TURNED), 1)
-    if turns == 1:
-        return
-    if memory.is_of_any_direction(islice(images, math.ceil(ASKED / BATCH)), region):
-        logger.info(
-            "turned good images are as near to the others as they are upright: each is remembered "
-            "in %d directions",
-            turns,
+    if not before:
+        memory.fill(images, count, region=region)
+        if _most_turns(images.pixels) == 1:
+            return
+    some = islice(images, None, None, max(1, count // ASKED))  # batches
+    turns = 1
+    if memory.lie_in_any_direction(some, region) and (turns := _most_turns(images.pixels)) > 1:
+        rank_zero_info(
+            "AnoSeg's good images are as near to each other turned as upright: each is remembered "
+            f"in {turns} directions"
         )
-        memory.fill(images, count, region=region, turns=turns)
+    if before or turns > 1:
+        memory.fill(images, count, before, region, turns)
+
+
+def _most_turns(pixels: int) -> int:
+    return next((turns for turns in TURNS if pixels * turns <= TURNED), 1)
 
 
 def warn_if_remembered(remembered: Mapping[int, str], tested: Iterable[Path]) -> None:
