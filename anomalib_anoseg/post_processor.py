@@ -30,6 +30,7 @@ from anomalib_anoseg.utils.false_alarms import (
 from anomalib_anoseg.utils.shapes import Images
 
 WITHIN = (1e-6, 1 - 1e-6)
+LEVELS = ("image", "pixel")
 OF_GOOD_IMAGES = ("good_scores", "good_peaks")
 
 
@@ -315,8 +316,11 @@ class PostProcessor(AnomalibPostProcessor):
             )
             raise ValueError(msg)
 
-    def set_thresholds(self) -> None:
-        """Set both by the rates that are asked for, and what the maps of good images gave.
+    def set_thresholds(self, *levels: str) -> None:
+        """Set them by the rates that are asked for, and what the maps of good images gave.
+
+        Args:
+            levels: "image" or "pixel"; both by default. The other one stays as it is.
 
         Raises:
             ValueError: If there are rates, and no normalisation.
@@ -329,8 +333,10 @@ class PostProcessor(AnomalibPostProcessor):
         if self.mask_false_alarm_rate is not None and len(self.good_peaks):
             cut, _ = for_rate(self.good_peaks, self.mask_false_alarm_rate)
             pixel = torch.maximum(cut.to(pixel), pixel)
-        self._image_threshold.copy_(image.clamp(*WITHIN))
-        self._pixel_threshold.copy_(pixel.clamp(*WITHIN))
+        if "image" in (levels or LEVELS):
+            self._image_threshold.copy_(image.clamp(*WITHIN))
+        if "pixel" in (levels or LEVELS):
+            self._pixel_threshold.copy_(pixel.clamp(*WITHIN))
 
     def report(self) -> None:
         """Say which thresholds were set and what is to be expected of them; warn if in vain."""

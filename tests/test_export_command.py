@@ -116,6 +116,32 @@ def test_wrong_arguments_are_named(tmp_path: Path, checkpoint: Path) -> None:
         export(bare, pixel_sensitivity=0.4)
 
 
+@pytest.mark.parametrize(
+    ("image", "pixel"),
+    [
+        ({"image_sensitivity": 0.6}, {"mask_false_alarm_rate": 0.2}),
+        ({"false_alarm_rate": 0.2}, {"pixel_sensitivity": 0.6}),
+    ],
+)
+def test_an_option_of_images_is_the_same_beside_one_of_masks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image: Any, pixel: Any
+) -> None:
+    rates = PostProcessor(false_alarm_rate=0.1, mask_false_alarm_rate=0.1)
+    rates.good_scores, rates.good_peaks = torch.linspace(0.1, 0.4, 9), torch.linspace(0.3, 0.8, 9)
+    rates.usual_threshold.fill_(0.2)
+    rates.set_thresholds()
+    path = save(segmenter(seed=0, post_processor=rates), tmp_path / "model.ckpt")
+    exported: list[Any] = []
+    monkeypatch.setattr(AnoSeg, "to_openvino", lambda self, *_, **_o: exported.append(self))
+    for options in (image, pixel, image | pixel):
+        assert export(path, **options) == 0
+    of_image, of_pixel, both = (model.post_processor for model in exported)
+    assert both.image_threshold == of_image.image_threshold
+    assert both.image_sensitivity == of_image.image_sensitivity
+    assert both.pixel_threshold == of_pixel.pixel_threshold
+    assert both.pixel_sensitivity == of_pixel.pixel_sensitivity
+
+
 @pytest.mark.parametrize("drop", [None, 0.02])
 def test_a_drop_is_given_on(
     tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, drop: float | None

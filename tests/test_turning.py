@@ -152,15 +152,6 @@ def test_a_direction_that_no_image_shows_is_remembered() -> None:
     assert near < far - 0.5  # in deviations
 
 
-def test_images_in_one_direction_are_remembered_as_before() -> None:
-    images = photographs(4, height=64, width=64)
-    memory = filled(images, turns=1)
-    assert int(memory.turns) == 1
-    for level, stride in zip(memory.levels, STRIDES, strict=True):
-        assert len(level.rows) == min(300, 4 * (64 // stride) ** 2)
-        assert level.place.max() == 64 // stride - 1
-
-
 def test_a_turned_image_is_explained_by_the_good_one_as_it_lies() -> None:
     """What is nearest to a mark is the mark, wherever the turned image has it."""
     images = 0.5 + 0.02 * torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))

@@ -148,8 +148,9 @@ def _change(post_processor: Any, settings: dict[str, Any]) -> None:
             setattr(post_processor, sensitivity, 0.5)
         elif sensitivity in settings and hasattr(post_processor, rate):
             setattr(post_processor, rate, None)  # the threshold is moved, its promise ends
-    if RATES.keys() & settings.keys():
-        post_processor.set_thresholds()
+    levels = [level for rate, (level, _) in RATES.items() if rate in settings]
+    if levels:
+        post_processor.set_thresholds(*levels)
         post_processor.report()
 
 

@@ -33,6 +33,8 @@ class ExportedModel:
         about: Model, version and data, as far as the file says them, how much of each image is
             inspected, and its digest: another training may have written the same path.
         thresholds: Where it cuts, and the smallest defect that counts.
+        at_half: Which score of the network and which value of its map the export calls 0.5; None
+            where it does not say.
         good_scores: Of the good images that set the thresholds, in order; empty if it says none.
     """
 
@@ -49,6 +51,10 @@ class ExportedModel:
             float(_said(model, "normalized_pixel_threshold", _cut(model, "pred_mask"))),
             int(_said(model, "smallest_defect", 0)),
         )
+        self.at_half = [
+            None if (said := _said(model, f"{level}_threshold", None)) is None else float(said)
+            for level in ("image", "pixel")
+        ]
         self.good_scores = [float(score) for score in str(_said(model, "good_scores", "")).split()]
         self._asked, self._expected, self._interval = (
             [float(value) for value in str(_said(model, name, "")).split()]

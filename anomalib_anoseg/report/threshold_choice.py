@@ -26,11 +26,6 @@ class Choice(NamedTuple):
     misses: int
     false_alarms: int
 
-    @property
-    def sensitivity(self) -> float:
-        """What ``export --image_sensitivity`` takes."""
-        return round(1 - self.threshold, max(DIGITS))
-
 
 def choices(good: list[float], bad: list[float], threshold: float) -> list[Choice]:
     """Return the threshold as it is and the others there are to choose from.

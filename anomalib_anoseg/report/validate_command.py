@@ -17,6 +17,7 @@ from anomalib_anoseg.lightning_model import AnoSeg
 from anomalib_anoseg.report.agreement import SIDES, Agreement, answers
 from anomalib_anoseg.report.examples import thresholds_of
 from anomalib_anoseg.report.runs import METRICS
+from anomalib_anoseg.report.scale import Scale, rescale, scale_of, scale_of_export
 from anomalib_anoseg.report.threshold_choice import choices
 from anomalib_anoseg.training.remembering import warn_if_remembered
 from anomalib_anoseg.utils.checks import require_not_negative
@@ -72,7 +73,12 @@ def validate(
     segmenter = Segmenter(model, device, precision)
     checkpoint = AnoSeg.load_from_checkpoint(ckpt_path, map_location="cpu").eval()
     warn_if_remembered(checkpoint.remembered, [case.path for case in cases])
-    thresholds = thresholds_of(checkpoint), segmenter.model.thresholds
+    own, cuts = thresholds_of(checkpoint), segmenter.model.thresholds
+    scales = scale_of(checkpoint.post_processor), scale_of_export(segmenter.model)
+    if scales[0] is not None and scales[1] is not None:
+        own = scales[0].to(scales[1], own)
+        rescale(checkpoint.post_processor, scales[1])
+    thresholds = own, cuts
     has_masks = any(case.mask for case in cases)
     agreement = Agreement(thresholds, has_masks, checkpoint.model.region)
     failures: dict[str, str] = {}
@@ -89,7 +95,7 @@ def validate(
         raise ValueError(msg)
     about = {"ckpt_path": str(ckpt_path), "model_file": str(model), "data": str(data)}
     about |= {"device": device, "precision": precision}
-    found = _found(agreement, thresholds, tolerance) | {
+    found = _found(agreement, thresholds, tolerance, scales) | {
         "false_alarm_rate": _rate(segmenter.model),
         "errors": failures,
     }
@@ -120,7 +126,10 @@ def _rate(model: ExportedModel) -> float | None:
 
 
 def _found(
-    agreement: Agreement, thresholds: tuple[Thresholds, Thresholds], tolerance: float
+    agreement: Agreement,
+    thresholds: tuple[Thresholds, Thresholds],
+    tolerance: float,
+    scales: tuple[Scale | None, Scale | None],
 ) -> dict[str, Any]:
     """Return everything that was measured, as JSON holds it."""
     differences = agreement.differences
@@ -136,12 +145,24 @@ def _found(
     good, bad = agreement.scores[False], agreement.scores[True]
     if good or bad:
         options = choices(good, bad, thresholds[1].image)
+
+        def sensitivities(image: float) -> Thresholds:
+            """Return what an export of the checkpoint has to be given to cut like this one."""
+            cuts = thresholds[1]._replace(image=image)
+            if scales[0] is not None and scales[1] is not None:
+                cuts = scales[1].to(scales[0], cuts)
+            return cuts._replace(image=round(1 - cuts.image, 8), pixel=round(1 - cuts.pixel, 8))
+
         found |= {
             "good": len(good),
             "defective": len(bad),
             "figures": agreement.figures(),
             "wrong": agreement.wrong,
-            "choices": [c._asdict() | {"sensitivity": c.sensitivity} for c in options],
+            "choices": [
+                choice._asdict() | {"sensitivity": sensitivities(choice.threshold).image}
+                for choice in options
+            ],
+            "pixel_sensitivity": sensitivities(thresholds[1].image).pixel,
         }
     return found
 
@@ -226,7 +247,7 @@ def _export_command(about: dict[str, str], found: dict[str, Any], sensitivity: f
     # What the export has of its own, and another would lose.
     ours, theirs = (found["thresholds"][side] for side in SIDES)
     if ours["pixel"] != theirs["pixel"]:
-        words += ["--pixel_sensitivity", f"{1 - theirs['pixel']:.8g}"]
+        words += ["--pixel_sensitivity", f"{found['pixel_sensitivity']:.8g}"]
     if ours["smallest_defect"] != theirs["smallest_defect"]:
         words += ["--smallest_defect", str(theirs["smallest_defect"])]
     return shlex.join(words)
