@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-installed test-documents check accuracy results bench soak clean
+.PHONY: demo test test-installed test-documents lint check accuracy results bench soak clean
 .DEFAULT_GOAL := test
 
 $(INSTALLED): pyproject.toml constraints.txt anomalib_anoseg.pth anomalib_anoseg.start
@@ -38,11 +38,13 @@ test-documents: $(INSTALLED)
 	$(TESTED) $(DOCUMENTS)
 	STEPS=10 EPOCHS=1 $(TESTED) --nbmake notebooks  # as little training as shows that they run
 
-# Before each commit: style, types, and the tests that need no process of their own.
-check: $(INSTALLED)
+lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Before each commit: style, types, and the tests that need no process of their own.
+check: lint
 	$(BIN)/python -m pytest -m "not slow"
 
 # Train and test on MVTec AD: ROOT is the folder of its categories. Hours on a CPU.

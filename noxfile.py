@@ -9,7 +9,7 @@ TESTS += ("--max-worker-restart", "0")  # one that crashes ends the run
 
 
 def run_tests(session: nox.Session) -> None:
-    """Run what ``make test`` runs, but for the notebooks."""
+    """Run all of tests/, which is more than ``make test``, and no notebooks."""
     session.run(*TESTS, *session.posargs, env=THREADS)
 
 

@@ -212,6 +212,12 @@ class PostProcessor(AnomalibPostProcessor):
             prepare: Any = pl_module.pre_processor
             wanted = max((images_needed(rate) for rate in self._rates.values()), default=0)
             self._held_out = HeldOut(datamodule, prepare, wanted)
+            if copies := self._held_out.copies:
+                rank_zero_warn(
+                    f"{len(copies)} training images are copies of ones that are held out to set "
+                    f"thresholds, and are not trained on: {copies[0]}"
+                    + (", ..." if len(copies) > 1 else "")
+                )
             self._step = -1
         elif stage == "fit" and self._rates:
             rank_zero_warn(

@@ -203,9 +203,10 @@ def latency(model: AnomalibModule, size: int) -> dict[str, float]:
 
 def markdown(folder: Path, categories: list[str]) -> str:
     """Return one row per settings and category, the mean over seeds, and what was not run."""
-    groups = defaultdict(list)
+    groups, done = defaultdict(list), set()
     for file in sorted(folder.glob("*.json")):
         result = json.loads(file.read_text())
+        done.add(result["category"])
         few = f", {result['images']} images" if result.get("images") else ""
         groups[result["name"], result["category"] + few].append(result)
     head = ["settings", "category", *COLUMNS.values(), "seeds", "device", "commit"]
@@ -217,7 +218,7 @@ def markdown(folder: Path, categories: list[str]) -> str:
         where = (", ".join(sorted({r[key] for r in results})) for key in ("device", "commit"))
         lines.append([name, category, *cells, seeds, *where])
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    missing = [c for c in categories if c not in {category for _, category in groups}]
+    missing = [category for category in categories if category not in done]
     return table + (f"\n\nNot run: {', '.join(missing)}.\n" if missing else "\n")
 
 

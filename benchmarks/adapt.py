@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from side_by_side import commit_checked_out, device, save, versions
+from record import image_size
+from side_by_side import save, where
 from torch import Tensor
 
 from anomalib_anoseg import AnoSeg, PostProcessor
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=50, help="new good ones")
     arguments = parser.parse_args()
     folder = arguments.root / arguments.category
+    here = where("cpu")  # before anybody changes a file
     with tempfile.TemporaryDirectory() as place:
         adapted = Path(place) / "adapted.ckpt"
         relight(folder / "train/good", Path(place) / "new", arguments.images)
@@ -48,17 +50,16 @@ def main() -> None:
             "thresholds alone": with_thresholds(load(arguments.ckpt_path), Path(place) / "new"),
             "after": load(adapted),
         }
-    where = {"commit": commit_checked_out(), "device": device(), "versions": versions()}
-    seed, size = models["after"].seed, models["after"].pre_processor.transform.size
+    seed, size = models["after"].seed, image_size(models["after"])
     rows = {name: count(model, folder / "test") for name, model in models.items()}
-    print(f"\n## {arguments.category}, another lamp\n{where}, seed {seed}, size {size}\n")
+    print(f"\n## {arguments.category}, another lamp\n{here}, seed {seed}, size {size}\n")
     print(f"{arguments.images} images in {seconds[0]:.0f} s, {seconds[1]:.0f} of a processor\n")
     print("| | false alarms, old lamp | misses | false alarms, new lamp | misses |")
     print("|---|---|---|---|---|")
     for name, cells in rows.items():
         print(f"| {name} | " + " | ".join(cells.values()) + " |")
     result = {"seed": seed, "size": size, "images": arguments.images, "seconds": seconds}
-    save(f"adapt {arguments.category}", where | result | {"rows": rows})
+    save(f"adapt {arguments.category}", here, result | {"rows": rows})
 
 
 def relight(source: Path, target: Path, count: int) -> None:

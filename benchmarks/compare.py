@@ -3,9 +3,10 @@
 Usage: python benchmarks/compare.py --root DATASETS --categories bottle --minutes 4
 These are the models of anomalib that need no download. Each trains at its own recommended settings,
 256 x 256 pixels, with as many steps as fit into the minutes; AnoSeg lowers its learning rate over
-them. The thresholds of the others are anomalib's, fitted on the test images, AnoSeg's are not:
-their F1 and IoU look better than a user's would. One JSON file per run, for
-``anomalib-anoseg report results/compare``.
+them. The time is that of steps alone: filling AnoSeg's memory before the first and setting its
+thresholds after the last come on top. The thresholds of the others are anomalib's, fitted on the
+test images, AnoSeg's are not: their F1 and IoU look better than a user's would. One JSON file per
+run, for ``anomalib-anoseg report results/compare``.
 """
 
 import argparse

@@ -15,7 +15,7 @@ import openvino as ov
 import torch
 from anomalib.data import ImageBatch
 from anomalib.deploy import CompressionType, OpenVINOInferencer
-from side_by_side import report, side_by_side
+from side_by_side import report, side_by_side, where
 from torch.nn.functional import interpolate
 from torchvision.utils import save_image
 
@@ -64,7 +64,8 @@ def precisions(paths: dict[str, Path], data: SurfaceDemo) -> None:
         return lambda: [graph(image[None]) for image in images]
 
     times = side_by_side({name: alone(graph) for name, graph in compiled.items()})
-    report("precisions, OpenVINO, one image at a time", times, "fp32", BATCH, **columns)
+    title = "precisions, OpenVINO, one image at a time"
+    report(title, where("cpu"), times, "fp32", BATCH, **columns)
 
 
 def accuracy(graph: Any, data: SurfaceDemo) -> tuple[float, float]:
@@ -112,7 +113,7 @@ def throughput(path: Path, data: SurfaceDemo, folder: Path) -> None:
         }
     )
     title = f"folder of images, {CAMERA} x {CAMERA}"
-    report(title, times, "loop over OpenVINOInferencer", len(files))
+    report(title, where("cpu"), times, "loop over OpenVINOInferencer", len(files))
 
 
 if __name__ == "__main__":

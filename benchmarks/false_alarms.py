@@ -13,6 +13,7 @@ results/bench/false_alarms.json.
 
 import argparse
 import statistics
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from typing import Any
 import torch
 from anomalib.data import MVTecAD
 from anomalib.data.utils import LabelName
-from record import about
-from side_by_side import commit_checked_out, save
+from record import command, image_size
+from side_by_side import save, where
 from tables import drawn
 from torch import Tensor
 
@@ -49,19 +50,30 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("results/accuracy/runs"))
     parser.add_argument("--categories", nargs="+", required=True)
     arguments = parser.parse_args()
-    found = {c: measure(arguments, c) for c in arguments.categories}
+    here = where("cpu")  # before anybody changes a file
+    newest = {c: newest_checkpoint(arguments.runs, c) for c in arguments.categories}
+    found = {c: measure(arguments.root, c, path) for c, path in newest.items()}
     of_tests = [test_table(found, name) for name in READ]
     print(splits_table(found), *of_tests, drift_table(found), sep="\n\n")
-    save("false_alarms", found)
+    save("false_alarms", here, {"command": command(sys.argv), "categories": found})
 
 
-def measure(arguments: argparse.Namespace, category: str) -> dict[str, Any]:
-    """Return the figures of one category."""
-    pattern = f"AnoSeg/*/{category}/v*/weights/lightning/model.ckpt"
-    path = max(arguments.runs.glob(pattern), key=lambda file: file.stat().st_mtime)
+def newest_checkpoint(runs: Path, category: str) -> Path:
+    """Return what accuracy.py has trained last.
+
+    Raises:
+        SystemExit: If it has trained nothing.
+    """
+    paths = [*runs.glob(f"AnoSeg/*/{category}/v*/weights/lightning/model.ckpt")]
+    if not paths:
+        sys.exit(f"no checkpoint of {category} in {runs}: train it with benchmarks/accuracy.py")
+    return max(paths, key=lambda file: file.stat().st_mtime)
+
+
+def measure(root: Path, category: str, path: Path) -> dict[str, Any]:
+    """Return the figures of one category by a checkpoint."""
     model = AnoSeg.load_from_checkpoint(path, map_location="cpu").eval()
-    where = about(model.seed or 0, commit_checked_out())  # before anybody changes a file
-    data = MVTecAD(arguments.root, category, num_workers=0)
+    data = MVTecAD(root, category, num_workers=0)
     data.setup()
     held_out = HeldOut(data, model.pre_processor).images
     test: Any = data.test_data
@@ -81,9 +93,9 @@ def measure(arguments: argparse.Namespace, category: str) -> dict[str, Any]:
         drift = drifts(model, post_processor, test, is_good.nonzero()[0].tolist())
         good, defective = (read(model, which) for which in (said[count:], bad))
         return {
-            **where,
+            "seed": model.seed,
             "steps": torch.load(path, map_location="cpu", weights_only=True)["global_step"],
-            "size": model.pre_processor.transform.size,
+            "size": image_size(model),
             "held_out": count,
             "unseen": len(said),
             "splits": splits(model, said),

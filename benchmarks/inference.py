@@ -28,7 +28,7 @@ from anomalib.models import (
     Supersimplenet,
 )
 from anomalib.models.components import AnomalibModule
-from side_by_side import RUNS, report, side_by_side
+from side_by_side import RUNS, report, side_by_side, where
 from synthesis import photographs
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -151,6 +151,7 @@ def main() -> None:
     logging.getLogger("anomalib").setLevel(logging.WARNING)
     size, threads = arguments.size, torch.get_num_threads()
     image = photographs(1, torch.device("cpu"), size)
+    here = where("cpu")
     models, graphs = {}, {}
     counts: dict[str, dict[str, float]] = {"M parameters": {}, "GFLOP": {}, "MB": {}}
     for name in arguments.models:
@@ -169,10 +170,10 @@ def main() -> None:
         images = photographs(batch, torch.device("cpu"), size)
         with torch.inference_mode():
             times = side_by_side(_calls(models, images), arguments.runs)
-        report(f"torch, batch {batch}, {size} x {size}", times, "AnoSeg", batch, **counts)
+        report(f"torch, batch {batch}, {size} x {size}", here, times, "AnoSeg", batch, **counts)
         pixels = images.numpy()
         times = side_by_side(_calls(graphs, pixels), arguments.runs)
-        report(f"OpenVINO, batch {batch}, {size} x {size}", times, "AnoSeg", batch, **counts)
+        report(f"OpenVINO, batch {batch}, {size} x {size}", here, times, "AnoSeg", batch, **counts)
 
 
 def _calls(models: dict[str, Any], images: Tensor | Any) -> dict[str, Callable[[], Any]]:

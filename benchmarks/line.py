@@ -21,7 +21,7 @@ from typing import Any
 import cv2
 import numpy as np
 import psutil
-from side_by_side import commit_checked_out, device
+from side_by_side import where
 from soak import engine, small
 
 from anomalib_anoseg.data import surface_demo
@@ -109,6 +109,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--out", type=Path, default=Path("results/line.json"))
     arguments = parser.parse_args()
+    here = where("cpu")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "in").mkdir()
@@ -128,8 +129,7 @@ def main() -> None:
             "MB_last_quarter": memory[-quarter:].mean(),
             "files": [min(s["files"] for s in samples), max(s["files"] for s in samples)],
             **restarted(model, folder, images[0]),
-            "commit": commit_checked_out(),
-            "device": device(),
+            **here._asdict(),
         }
         print(json.dumps(result, indent=2), flush=True)
         arguments.out.parent.mkdir(parents=True, exist_ok=True)

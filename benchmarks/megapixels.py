@@ -34,9 +34,10 @@ def main() -> None:
         way, side = arguments.measure
         print(json.dumps(WAYS[way](int(side), arguments.files)))
         return
-    from side_by_side import commit_checked_out, device, save, versions
+    from side_by_side import save, where
 
-    print(f"{device()}, commit {commit_checked_out()}, {versions()}\n")
+    here = where("cpu")
+    print(f"{here}\n")
     print("| way | side | megapixels | s | s per megapixel | MB |\n" + 6 * "|---" + "|")
     rows: dict[str, dict[int, dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -52,7 +53,7 @@ def main() -> None:
                     f"| {megabytes:.0f} |",
                     flush=True,
                 )
-    save("megapixels", {"tile": arguments.tile, "ways": rows})
+    save("megapixels", here, {"tile": arguments.tile, "ways": rows})
 
 
 def in_own_process(way: str, side: int, folder: str) -> dict[str, float]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from side_by_side import device
 
 if TYPE_CHECKING:  # tables need no Lightning
+    from anomalib.models.components import AnomalibModule
     from lightning import Trainer
 
 PROJECT = Path(__file__).parents[1]
@@ -42,6 +43,12 @@ def about(seed: int, commit: str) -> dict[str, Any]:
 def used(trainer: "Trainer") -> dict[str, Any]:
     """Return what a trainer that has trained did it with."""
     return {"device": device(trainer.strategy.root_device.type), "precision": trainer.precision}
+
+
+def image_size(model: "AnomalibModule") -> tuple[int, int] | str:
+    """Return height and width of what a model sees, or "native" as PreProcessor does."""
+    resize = model.pre_processor.transform
+    return tuple(resize.size) if resize else "native"
 
 
 def command(arguments: list[str]) -> str:

@@ -34,15 +34,15 @@ def main() -> None:
         print(json.dumps(measure(path, int(size))))
         return
 
-    from side_by_side import commit_checked_out, device, save, versions
+    from side_by_side import save, where
 
+    here = where("cpu")
     rows = {
         name: {size: in_own_process(name, size) for size in arguments.sizes}
         for name in arguments.models
     }
     smallest = min(arguments.sizes)
-    print("\n## OpenVINO against resolution")
-    print(f"{device()}, commit {commit_checked_out()}, {versions()}\n")
+    print(f"\n## OpenVINO against resolution\n{here}\n")
     print(
         "| | size | ms | per pixel, times its smallest size | MB | per pixel |\n"
         + 6 * "| --- "
@@ -58,8 +58,7 @@ def main() -> None:
                 f"{megabytes:.0f}", f"{megabytes / first_megabytes / pixels:.2f}",
             ]  # fmt: skip
             print("| " + " | ".join(cells) + " |")
-    where = {"commit": commit_checked_out(), "device": device(), "versions": versions()}
-    save("resolution", where | {"rows_by_size": rows})
+    save("resolution", here, {"rows_by_size": rows})
 
 
 def in_own_process(name: str, size: int) -> tuple[float, float]:

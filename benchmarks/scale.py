@@ -2,7 +2,9 @@
 
 Usage: python benchmarks/scale.py [--images 100 1000 10000] [--rows 500 1000 5000] [--size 256]
 Each number of images in a process of its own, which draws them a batch at a time: what reading
-files takes is not counted. The memory of a process is its peak, with torch and all.
+files takes is not counted. The memory of a process is its peak, with torch and all. This is one
+filling: training also asks some of the images whether parts lie in any direction, and fills again
+with turned ones if they do and are few, see anomalib_anoseg/training/remembering.py.
 """
 
 import argparse
@@ -14,7 +16,7 @@ from collections.abc import Iterator
 
 import torch
 from memory import peak
-from side_by_side import commit_checked_out, device, save, side_by_side, versions
+from side_by_side import save, side_by_side, where
 from synthesis import photographs
 from torch import Tensor
 
@@ -57,7 +59,8 @@ def main() -> None:
     if arguments.fill:
         print(json.dumps(fill(arguments.fill, size)))
         return
-    print(f"{device()}, commit {commit_checked_out()}, {versions()}\n")
+    here = where("cpu")
+    print(f"{here}\n")
     print("| images | minutes | MB |\n|---|---|---|")
     command = [sys.executable, "-W", "ignore", __file__, "--size", str(size), "--fill"]
     filled = {}
@@ -76,7 +79,7 @@ def main() -> None:
     print("\n| rows | ms per image, frozen encoder included |\n|---|---|")
     for rows, taken in times.items():
         print(f"| {rows} | {1e3 * taken.median / BATCH:.1f} |")
-    save("scale", {"candidates": CANDIDATES, "filled": filled, "seconds": times})
+    save("scale", here, {"candidates": CANDIDATES, "filled": filled, "seconds": times})
 
 
 if __name__ == "__main__":

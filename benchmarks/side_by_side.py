@@ -55,20 +55,42 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
+class Where(NamedTuple):
+    """The code, the machine and the packages that figures come from."""
+
+    commit: str
+    device: str
+    versions: str
+
+    def __str__(self) -> str:
+        """Return the line below a heading."""
+        return f"{self.device}, commit {self.commit}, {self.versions}"
+
+
+def where(kind: str = "cuda") -> Where:
+    """Return those of this process; "cpu" is for what makes no use of a GPU."""
+    return Where(commit_checked_out(), device(kind), versions())
+
+
 def report(
-    title: str, times: dict[str, Times], baseline: str, images: int, **more: dict[str, Any]
+    title: str,
+    here: Where,
+    times: dict[str, Times],
+    baseline: str,
+    images: int,
+    **more: dict[str, Any],
 ) -> None:
     """Print a Markdown table with ratios to the baseline, and write results/bench/TITLE.json.
 
     Args:
         title: What was timed.
+        here: Where that was.
         times: Of each alternative.
         baseline: Which of them is 1.
         images: How many images each call worked on.
         more: Further columns, by alternative.
     """
-    where = {"commit": commit_checked_out(), "device": device(), "versions": versions()}
-    print(f"\n## {title}\n{where['device']}, commit {where['commit']}, {where['versions']}\n")
+    print(f"\n## {title}\n{here}\n")
     columns = ["", "ms per image", "spread", "images/s", f"times {baseline}", "spread", *more]
     print("| " + " | ".join(columns) + " |\n" + "| --- " * len(columns) + "|")
     rows = {}
@@ -90,14 +112,14 @@ def report(
             *(_cell(column.get(name)) for column in more.values()),
         ]
         print("| " + " | ".join(cells) + " |")
-    save(title, where | {"baseline": baseline, "images": images, "rows": rows})
+    save(title, here, {"baseline": baseline, "images": images, "rows": rows})
 
 
-def save(title: str, result: dict[str, Any]) -> None:
+def save(title: str, here: Where, result: dict[str, Any]) -> None:
     """Write one JSON file per title."""
-    folder = Path("results/bench")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{title.replace(' ', '_')}.json").write_text(json.dumps(result, indent=2) + "\n")
+    file = Path("results/bench") / f"{title.replace(' ', '_')}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(here._asdict() | result, indent=2) + "\n")
 
 
 def spread(values: list[float]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from anomalib.data.utils.generators import PerlinAnomalyGenerator
 from PIL import Image, ImageChops
-from side_by_side import report, save, side_by_side, wait
+from side_by_side import report, save, side_by_side, wait, where
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.transforms import ColorJitter
@@ -103,7 +103,7 @@ def on_a_gpu(generator: AnomalyGenerator, images: Tensor, masks: Tensor) -> None
     torch.cuda.set_sync_debug_mode("default")
     peak = (torch.cuda.max_memory_allocated() - before) / (images.nbytes)
     print(f"\nPeak memory: {peak:.1f} times the batch")
-    save("synthesis memory", {"batches": peak})
+    save("synthesis memory", where(), {"batches": peak})
     compiled: Call = torch.compile(generator, dynamic=False)  # as --model.torch_compile does it
     check(images, masks, generator, compiled)
     times = side_by_side(
@@ -112,7 +112,7 @@ def on_a_gpu(generator: AnomalyGenerator, images: Tensor, masks: Tensor) -> None
             "compiled": lambda: compiled(images, masks),
         }
     )
-    report("synthesis compiled", times, "default laws", len(images))
+    report("synthesis compiled", where(), times, "default laws", len(images))
 
 
 def main() -> None:
@@ -132,7 +132,7 @@ def main() -> None:
             "ours, default laws": lambda: ours(images, masks),
         }
     )
-    report("synthesis", times, "PerlinAnomalyGenerator", len(images))
+    report("synthesis", where(), times, "PerlinAnomalyGenerator", len(images))
 
     params = ours.forward_parameters(images.shape)
     variation = RandomVariation()
@@ -146,7 +146,7 @@ def main() -> None:
             "one copy of the batch": images.clone,
         }
     )
-    report("synthesis in a training step", parts, "training step", len(images))
+    report("synthesis in a training step", where(), parts, "training step", len(images))
     if cuda:  # last, because compiling takes a minute
         on_a_gpu(ours, images, masks)
     wait()

@@ -25,7 +25,7 @@ from anomalib.models import Draem
 from anomalib.models.components import AnomalibModule
 from lightning.pytorch.callbacks import Callback
 from memory import peak
-from side_by_side import Times, report, wait
+from side_by_side import Times, report, wait, where
 from synthesis import photographs
 from torchvision.utils import save_image
 
@@ -155,7 +155,7 @@ def main() -> None:
             columns: Any = {"% waiting for data": waited, "peak MB": megabytes}
             baseline = arguments.models[0]
             title = f"training beside {baseline}, {precision}, batch {batch}"
-            report(title, times, baseline, batch, **columns)
+            report(title, where(), times, baseline, batch, **columns)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from accuracy import markdown
 
 PROJECT = Path(__file__).parents[1]
 CONFIGS = sorted((PROJECT / "configs").glob("*.yaml"))
@@ -41,3 +42,12 @@ def test_accuracy_script(config: Path, demo_root: Path, tmp_path: Path) -> None:
     mean = sum(result["metrics"]["pixel_AUPR"] for result in results) / len(seeds)
     assert f"| {mean:.3f}{' ±' if len(seeds) > 1 else ' |'}" in row
     assert "Not run: zipper." in done.stdout
+
+
+def test_a_run_on_some_of_the_images_is_a_run(tmp_path: Path) -> None:
+    run = {"name": "tiny", "category": "bottle", "images": 20, "seed": 0}
+    result = run | {"device": "a CPU", "commit": "abc", "metrics": {}}
+    (tmp_path / "run.json").write_text(json.dumps(result))
+    table = markdown(tmp_path, ["bottle", "zipper"])
+    assert "| tiny | bottle, 20 images |" in table
+    assert table.endswith("Not run: zipper.\n")

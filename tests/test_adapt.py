@@ -24,7 +24,7 @@ from anomalib_anoseg.report.nearest import compare
 from anomalib_anoseg.training import adaptation
 from anomalib_anoseg.training.adapt_command import adapt
 from anomalib_anoseg.training.adaptation import CHANGED, divide
-from anomalib_anoseg.training.remembering import number_of
+from anomalib_anoseg.training.content import number_of
 from anomalib_anoseg.utils.images import read_image
 
 SIDE = 64

@@ -4,16 +4,20 @@ The blocks run in the order of the documents, in one folder with a few images of
 reader would go through them. Only training is made smaller, by options added to the commands.
 """
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from anomalib_anoseg.__main__ import COMMANDS
 
 PROJECT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -64,7 +68,11 @@ class Block(NamedTuple):
 
 
 def blocks(document: Path) -> list[Block]:
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", document.read_text(), re.DOTALL | re.MULTILINE)
+    text = document.read_text()
+    if document.suffix == ".ipynb":
+        cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown"]
+        text = "\n".join("".join(cell["source"]) for cell in cells)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     return [Block(*block) for block in found]
 
 
@@ -161,6 +169,28 @@ def test_examples_that_train_have_a_main_guard() -> None:
 def test_links_and_pictures_exist(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
         assert (document.parent / target).exists(), target
+
+
+def test_what_the_documents_link_to_is_in_the_sdist() -> None:
+    settings = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    shipped = {*settings["targets"]["sdist"]["include"], "/LICENSE"}  # hatchling adds that itself
+    for document in ("README.md", "CONTRIBUTING.md"):
+        for target in re.findall(r"\]\(([^)#:]+)\)", (PROJECT / document).read_text()):
+            assert f"/{Path(target).parts[0]}" in shipped, target
+
+
+def test_commands_of_the_notebooks_exist() -> None:
+    """Their text is not run, unlike their code."""
+    known = ("anomalib train ", *(f"anomalib-anoseg {name} " for name in COMMANDS))
+    found = [
+        line
+        for notebook in PROJECT.glob("notebooks/*.ipynb")
+        for block in blocks(notebook)
+        for line in commands(block.code)
+    ]
+    assert found
+    for line in found:
+        assert line.startswith(known), line
 
 
 def test_make_targets_of_the_documents_exist() -> None:

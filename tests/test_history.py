@@ -24,7 +24,7 @@ from anomalib_anoseg.inference.drift import Drift
 from anomalib_anoseg.inference.frames import Frame
 from anomalib_anoseg.inference.records import Records
 from anomalib_anoseg.inference.segmenter import Prediction
-from anomalib_anoseg.inference.table import Row, line
+from anomalib_anoseg.inference.table import Row, judged_files, line
 from anomalib_anoseg.inference.thresholds import Thresholds
 from anomalib_anoseg.report.history import BINS, extremes, read_history, running_share
 from anomalib_anoseg.report.history_command import history
@@ -250,6 +250,15 @@ def test_what_is_no_result_is_refused(content: bytes | None, words: str, tmp_pat
     with pytest.raises((FileNotFoundError, ValueError), match=words):
         history(tmp_path)
     assert not (tmp_path / "history.html").exists()
+
+
+def test_a_row_may_be_long(tmp_path: Path) -> None:
+    """10,000 defects in one image: csv's own limit is 131,072 characters."""
+    many = row("a.png", 0.9)._replace(boxes=";".join(["1000 1000 10 10"] * 10_000))
+    folder = folder_of(tmp_path, many, row("b.png", 0.1, 1))
+    found = read_history(folder)
+    assert found.judged == [many, row("b.png", 0.1, 1)]
+    assert judged_files(folder / "results.csv").keys() == {"a.png", "b.png"}
 
 
 def test_a_summary_of_another_version_is_refused(tmp_path: Path) -> None:

@@ -129,6 +129,9 @@ def test_the_same_grey_in_8_and_16_bits_is_the_same_number(tmp_path: Path) -> No
 
 REFUSED: dict[str, tuple[bytes, str]] = {
     "signed": (tiff(GREY.astype(np.int16)), r"signed samples of \[16\] bits"),
+    "signed, 8 bits": (tiff(GREY.astype(np.int8)), r"\bsigned samples of \[8\] bits"),
+    "signed, 8 bits, RGB": (tiff(COLOURS.astype(np.int8)), r"\bsigned samples of \[8, 8, 8\]"),
+    "MPEG": (b"\0\0\1\xb3\x06\0\x40\x13" + bytes(64), "not an image, or damaged"),
     "32 bits": (tiff(GREY.astype(np.uint32)), r"unsigned samples of \[32\] bits"),
     "half": (tiff(GREY.astype(np.float16)), r"float samples of \[16\] bits"),
     "CMYK": (tiff(ALPHA, photometric="separated"), "other colours than grey and RGB"),

@@ -238,6 +238,17 @@ def test_glob_and_single_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert names("../b/*/*.bmp") == ["z.bmp"]
 
 
+def test_brackets_in_the_name_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a folder that is there are its name; others are a pattern."""
+    write(tmp_path / "lot [1]/a.png", spots())
+    write(tmp_path / "lot [1]/b.png", spots())
+    assert names(f"{tmp_path}/lot [1]/*.png") == ["a.png", "b.png"]
+    assert names(f"{tmp_path}/lot [1]/[b-z].png") == ["b.png"]
+    monkeypatch.chdir(tmp_path)
+    assert names("lot [1]/?.png") == ["a.png", "b.png"]
+    assert names("l[o]t*/**/a.png") == ["a.png"]
+
+
 def test_video(tmp_path: Path) -> None:
     path = tmp_path / "line.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (96, 64))
@@ -703,6 +714,112 @@ def test_a_file_that_is_gone_after_its_first_page(tmp_path: Path) -> None:
     assert (first.name, first.error) == ("stack.tif#1", "")
     assert [frame.name for frame in others] == ["stack.tif#2", "stack.tif#3"]
     assert all("No such file" in frame.error for frame in others)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("x.jfif", "JPEG"), ("x.jpe", "JPEG"), ("x", "PNG"), ("x.avif", "AVIF"), ("x.mp4", "TIFF")],
+)
+def test_a_single_file_is_taken_by_what_it_holds(name: str, kind: str, tmp_path: Path) -> None:
+    """Oracle: Pillow, which reads no video."""
+    path = tmp_path / name
+    try:
+        Image.fromarray(spots((5, 5, 40, 40))).save(path, kind)
+    except (KeyError, OSError):
+        pytest.skip(f"this Pillow writes no {kind}")
+    (frame,) = frames_of(opened(path))
+    assert (frame.name, frame.error) == (name, "")
+    assert frame.image is not None
+    assert (frame.image == np.asarray(Image.open(path).convert("RGB"))).all()
+
+
+def test_a_refused_image_is_no_video(tmp_path: Path) -> None:
+    path = tmp_path / "deep"
+    Image.fromarray(np.zeros((64, 64), np.int32)).save(path, "TIFF")
+    (frame,) = frames_of(opened(path))
+    assert "signed samples of [32] bits" in frame.error
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [(".m1v", "PIM1"), (".y4m", "I420"), (".mjpg", "")])
+def test_videos_that_begin_as_an_image_or_as_text(suffix: str, codec: str, tmp_path: Path) -> None:
+    """Pillow knows MPEG's beginning; Motion JPEG is one JPEG after the other."""
+    path = tmp_path / f"line{suffix}"
+    grey = np.full((64, 96, 3), 120, np.uint8)
+    if codec:
+        fourcc = cv2.VideoWriter.fourcc(*codec)
+        writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, fourcc, 25, (96, 64))
+        if not writer.isOpened():
+            pytest.skip(f"this OpenCV writes no {suffix}")
+        for _ in range(5):
+            writer.write(grey)
+        writer.release()
+    else:
+        path.write_bytes(cv2.imencode(".jpg", grey)[1].tobytes() * 5)
+    assert names(path) == [f"{index:06}" for index in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"/data/1.png\n/data/2.png\n" * 300, "it is text"),
+        ("C:\\Teile\\gr\u00fcn.png\r\n".encode("latin-1"), "it is text"),
+        ("/data/1.png\n".encode("utf-16"), "it is text"),
+        (b"\0\0\0\x20ftypheic\0\0\0\0", "a photograph in HEIF"),
+    ],
+    ids=["paths", "Latin-1", "UTF-16", "HEIF"],
+)
+def test_what_ffmpeg_would_make_a_video_of(content: bytes, kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^{path}: cannot be opened as .* {kind}: "):
+        opened(path)
+
+
+def test_a_video_without_a_frame_is_not_complete(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A stand-in for a file that FFmpeg opens, and of which it then can decode nothing."""
+
+    class Nothing:
+        def __init__(self, _: str) -> None:
+            pass
+
+        def isOpened(self) -> bool:  # noqa: N802 - OpenCV's name
+            return True
+
+        def get(self, _: int) -> float:
+            return 0.0
+
+        def grab(self) -> bool:
+            return False
+
+        def release(self) -> None:
+            pass
+
+    monkeypatch.setattr(cv2, "VideoCapture", Nothing)
+    film = tmp_path / "film.mp4"
+    film.write_bytes(b"\0\1\2")
+    assert infer_here(model, str(film), tmp_path / "out") == 3
+    assert summary(tmp_path / "out")["ended"] == f"{film}: no frame of it could be read"
+    assert "no frame of it could be read" in capsys.readouterr().err
+
+
+def test_the_summary_counts_what_was_passed_over(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither hidden files nor results count."""
+    write(tmp_path / "in/a.png", spots())
+    for _ in range(2):  # the second time beside results
+        assert infer_here(model, str(tmp_path / "in"), tmp_path / "in/out") == 0
+        assert "passed over" not in capsys.readouterr().out
+    (tmp_path / "in/.hidden").mkdir()
+    for name in ("b.heic", "day/film.mp4", "notes", ".DS_Store", ".hidden/c.heic"):
+        (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "in" / name).touch()
+    assert infer_here(model, str(tmp_path / "in"), tmp_path / "out") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("1 images: 1 good")
+    assert said[-1] == "3 other files were passed over"
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [(".avi", "MJPG"), (".mp4", "mp4v")])

@@ -22,7 +22,7 @@ from anomalib_anoseg.networks.memory import STRIDES, Match, Memory
 from anomalib_anoseg.report.examples import make_examples
 from anomalib_anoseg.report.nearest import DEFECTS, Comparison, compare, highest
 from anomalib_anoseg.report.pages import Scores, model_page
-from anomalib_anoseg.training.remembering import number_of
+from anomalib_anoseg.training.content import number_of
 from anomalib_anoseg.utils.images import read_image
 
 HALF = Thresholds(0.5, 0.5)

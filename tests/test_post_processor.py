@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from anomalib.engine import Engine
 from anomalib.metrics import AUPRO, AUROC
 from anomalib.post_processing import PostProcessor as AnomalibPostProcessor
 from conftest import photographs, quiet_engine, segmenter
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from PIL import Image
 from torch import Tensor, nn
@@ -221,6 +223,32 @@ def test_held_out_images_are_not_trained_on(good: Path, monkeypatch: pytest.Monk
     first, read[:] = [*read], []
     HeldOut(data, torch.clone)
     assert read == first  # a resumed run holds out the same
+
+
+@pytest.mark.parametrize("mode", ["same_as_test", "from_train"])
+def test_copies_of_held_out_images_are_not_trained_on(good: Path, mode: str) -> None:
+    """A memory would know the image itself, and put both thresholds too low."""
+    for path in sorted(good.iterdir()):
+        shutil.copy(path, path.with_name(f"again-{path.name}"))
+    data = module(good, val_split_mode=mode, normal_split_ratio=0.1)
+    data.setup()
+    everything = paths(data.train_data)
+    trainer, anoseg = Trainer(logger=False), AnoSeg()
+    trainer.datamodule = data  # type: ignore[attr-defined]
+    post_processor: Any = anoseg.post_processor
+    with pytest.warns(UserWarning, match="training images are copies of ones that are held out"):
+        post_processor.setup(trainer, anoseg, "fit")
+    held_out = post_processor._held_out
+    left_out = {Path(path).name for path in held_out.copies}
+    assert left_out
+    trained_on = paths(data.train_data)
+    assert trained_on.isdisjoint(left_out)
+    chosen = (everything - trained_on - left_out) or paths(data.val_data)
+    assert {name.removeprefix("again-") for name in left_out} <= {
+        name.removeprefix("again-") for name in chosen
+    }
+    held_out.release()
+    assert paths(data.train_data) == everything
 
 
 def test_validation_images_from_the_training_set_are_used(good: Path) -> None:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -108,6 +109,21 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+def test_a_table_that_is_none_of_anomalibs_is_passed_over(tmp_path: Path) -> None:
+    """As infer's, with a longer field than csv takes."""
+    benchmark_csv(tmp_path / "a.csv")
+    alone = read_results([tmp_path])
+    other = tmp_path / "results.csv"
+    other.write_text("file,boxes\na.png," + "1" * 2**18)
+    limit = csv.field_size_limit(2**17)
+    try:
+        assert read_results([tmp_path]) == alone
+        with pytest.raises(ValueError, match=f"^{other}: neither results of .*field limit"):
+            read_results([other])
+    finally:
+        csv.field_size_limit(limit)
+
+
 def test_report_command(tmp_path: Path) -> None:
     benchmark_csv(tmp_path / "results.csv")
     accuracy_json(tmp_path / "run.json")
@@ -191,6 +207,11 @@ def test_the_worst_are_kept() -> None:
     kept = worst_first(examples, 7)
     assert kept == sorted(examples, key=lambda e: -e.error)[:7]
     assert {e.outcome for e in examples} == {"miss", "correct"}
+
+
+def test_a_page_of_less_than_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--most must be at least 0 images, got -1"):
+        write_page(tmp_path / "model.ckpt", Mock(), most=-1)
 
 
 @pytest.fixture(scope="module")

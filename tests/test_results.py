@@ -12,11 +12,14 @@ from unittest.mock import Mock
 import pytest
 import record
 import run_rows
+import side_by_side
 import tables
 from anomalib.data import MVTecAD
 from lightning.pytorch.trainer.states import TrainerFn
 from rows import DATA, DEFAULT, FIGURES, PAPERS, ROWS, TABLES, Row
 from side_by_side import commit_checked_out
+
+from anomalib_anoseg import PreProcessor
 
 PUBLISHED = sorted(tables.RESULTS.rglob("*.json"))
 BY_FILE = {row.file(seed): (row, seed) for row in ROWS for seed in row.seeds}
@@ -231,6 +234,40 @@ def test_a_command_has_no_places_of_a_machine() -> None:
     typed = "/home/x/accuracy.py --root /data --seeds 0 1 --out o --set a=[1]"
     said = record.command(typed.split())
     assert said == "python benchmarks/accuracy.py --seeds 0 1 --set 'a=[1]'"
+
+
+def test_the_size_of_what_a_model_sees() -> None:
+    processors = PreProcessor((64, 32)), PreProcessor("native")
+    seen = [record.image_size(Mock(pre_processor=processor)) for processor in processors]
+    assert seen == [(64, 32), "native"]
+
+
+def test_figures_say_where_they_are_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on a machine with a GPU that was not used."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(side_by_side.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(side_by_side.torch.cuda, "get_device_name", lambda: "a GPU")
+    monkeypatch.setattr(side_by_side, "commit_checked_out", lambda: "abc")
+    assert str(side_by_side.where()).startswith("a GPU, commit abc, anomalib ")
+    side_by_side.save("a title", side_by_side.where("cpu"), {"rows": {}})
+    saved = json.loads((tmp_path / "results/bench/a_title.json").read_text())
+    assert [*saved] == ["commit", "device", "versions", "rows"]
+    assert " CPU, " in saved["device"]
+
+
+def test_a_missing_checkpoint_is_named_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import false_alarms
+
+    monkeypatch.setattr(false_alarms, "measure", Mock(side_effect=AssertionError))
+    path = tmp_path / "AnoSeg/MVTecAD/tile/v0/weights/lightning/model.ckpt"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    typed = f"false_alarms.py --root . --runs {tmp_path} --categories tile wood"
+    monkeypatch.setattr(sys, "argv", typed.split())
+    with pytest.raises(SystemExit, match="no checkpoint of wood in"):
+        false_alarms.main()
 
 
 def test_images_are_drawn_by_the_seed(demo_root: Path) -> None:

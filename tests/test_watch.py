@@ -37,6 +37,7 @@ from anomalib_anoseg.inference.records import Records
 from anomalib_anoseg.inference.stopping import Stop
 from anomalib_anoseg.inference.table import Row, from_text, to_text
 from anomalib_anoseg.inference.watch import Watch
+from anomalib_anoseg.report.history import read_history
 from anomalib_anoseg.report.history_command import history
 
 
@@ -175,6 +176,53 @@ def test_a_run_goes_on_where_another_was_killed(judge: Callable[..., int], tmp_p
     assert summary(out)["defective"] == 3
 
 
+def test_a_table_that_another_program_saved_is_continued(
+    judge: Callable[..., int], tmp_path: Path
+) -> None:
+    """With its ends of lines; a name holds one itself, and the last row is cut short."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    names = ["a.png", "b\n.png", "c.png"]
+    for index, name in enumerate(names):
+        write(source / name, spots((5, 5, 20, 20)))
+        os.utime(source / name, (index + 1, index + 1))
+    judge()
+    saved = (out / "results.csv").read_bytes().replace(b"\r\n", b"\n")
+    (out / "results.csv").write_bytes(saved[:-20])
+    assert read_history(out).images == 2
+    (source / "a.png").unlink()  # what is lost now nobody judges again
+    judge()
+    assert rows_of(out) == names
+    assert (out / "results.csv").read_bytes() == saved[:-1] + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: whole.replace(b"\r\n", b"\r"),
+        lambda whole: whole.replace(b",", b";"),
+        lambda whole: whole.replace(b"a.png", b'"a.png'),
+        lambda whole: whole.replace(b"a.png", b'5" a.png'),
+        lambda whole: whole.replace(b"a.png", b"a\xff.png"),
+    ],
+    ids=["other ends of lines", "semicolons", "an open quote", "a quote in a name", "no UTF-8"],
+)
+def test_a_table_that_cannot_be_understood_is_not_cut(
+    damage: Callable[[bytes], bytes], judge: Callable[..., int], tmp_path: Path
+) -> None:
+    for index, name in enumerate(("a.png", "b.png", "c.png")):
+        write(tmp_path / "in" / name, spots())
+        os.utime(tmp_path / "in" / name, (index + 1, index + 1))
+    judge()
+    path = tmp_path / "out/results.csv"
+    path.write_bytes(damage(path.read_bytes()) + b"d.png,0.1")
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=rf"^{path}: (has other columns|cannot be read as a)"):
+        judge()
+    with pytest.raises(ValueError, match=f"^{path}: "):
+        read_history(tmp_path / "out")
+    assert path.read_bytes() == before
+
+
 def test_a_picture_never_replaces_a_users_file(judge: Callable[..., int], tmp_path: Path) -> None:
     write(tmp_path / "in/a.png", spots((5, 5, 20, 20)))
     truth = tmp_path / "out/masks/a.png"
@@ -211,6 +259,22 @@ def test_results_of_something_else_are_not_continued(
     (tmp_path / "out/results.csv").write_text("file,score\r\n")
     with pytest.raises(ValueError, match=r"results\.csv: has other columns"):
         judge()
+
+
+def test_a_run_without_watch_does_not_replace_its_results(
+    judge: Callable[..., int], model: Path, tmp_path: Path
+) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    write(source / "a.png", spots((5, 5, 20, 20)))
+    lines = tmp_path / "lines.jsonl"
+    judge(jsonl=str(lines))
+    before = {path: path.read_bytes() for path in [lines, *out.rglob("*")] if path.is_file()}
+    with pytest.raises(ValueError, match=r"results\.json: of infer --watch: choose another"):
+        infer_here(model, str(source), out, jsonl=str(lines))
+    assert {path: path.read_bytes() for path in before} == before
+    assert judge() == 143
+    for _ in range(2):  # those of another run are replaced, as ever
+        assert infer_here(model, str(source), tmp_path / "other") == 0
 
 
 def test_what_changes_no_row_does_not_end_a_run(
@@ -449,24 +513,29 @@ def test_a_stream_gives_each_nth_frame_and_stops(monkeypatch: pytest.MonkeyPatch
 def test_a_login_is_nowhere_but_in_the_address(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    address, out = "rtsp://user:s3cret@camera:554/1@2", tmp_path / "out"
+    address, out = "rtsp://user:s3cret@camera:554/1", tmp_path / "out"
     given: list[str] = []
     monkeypatch.setattr(cv2, "VideoCapture", lambda source: given.append(source) or Camera(0))
     assert infer_here(model, address, out) == 3
     assert given == [address]
-    assert summary(out)["input"] == "rtsp://camera:554/1@2"
-    assert summary(out)["ended"].startswith("rtsp://camera:554/1@2: ended after 50 frames")
+    assert summary(out)["input"] == "rtsp://camera:554/1"
+    assert summary(out)["ended"].startswith("rtsp://camera:554/1: ended after 50 frames")
     monkeypatch.setattr(Camera, "isOpened", lambda _: False)
-    with pytest.raises(ValueError, match=r"^rtsp://camera:554/1@2: cannot be opened"):
+    with pytest.raises(
+        ValueError, match=r"^rtsp://camera:554/1: cannot be opened .* @ .* as .*%40"
+    ):
         infer_here(model, address, out)
-    with pytest.raises(FileNotFoundError, match=r"^rtsp:/camera:554/1@2: no such folder"):
+    with pytest.raises(FileNotFoundError, match=r"^rtsp:/camera:554/1: no such folder"):
         infer_here(model, address, out, watch=True)
+    for slip in (":/user", ":/user?"):  # an address that is none is a path, or a pattern
+        with pytest.raises(FileNotFoundError, match=r"^rtsp:/camera:554/1: no "):
+            infer_here(model, address.replace("://user", slip), out)
     # Results of a version that wrote it down.
     written = (out / "results.json").read_text().replace("rtsp://", "rtsp://user:s3cret@")
     (out / "results.json").write_text(written)
     assert history(out) == 0
     page = (out / "history.html").read_text()
-    assert page.count("rtsp://camera:554/1@2") == 2
+    assert page.count("rtsp://camera:554/1") == 2
     said = capsys.readouterr()
     assert "s3cret" not in page + said.out + said.err
 
@@ -475,13 +544,17 @@ def test_a_login_is_nowhere_but_in_the_address(
     ("text", "shown"),
     [
         ("rtsp://a:b@c@camera", "rtsp://camera"),
+        ("rtsp://admin:pa#ss@cam/1", "rtsp://cam/1"),
+        ("rtsp://admin:p/a?s @s@cam/1", "rtsp://cam/1"),
+        ("rtsp:/admin:pa/ss@cam/1", "rtsp:/cam/1"),
+        ("rtsp://admin:12/34@cam/1: ended", "rtsp://cam/1: ended"),
         ("HTTP://user@[fe80::1]:80/x", "HTTP://[fe80::1]:80/x"),
         ("http://camera/a@b?c@d", "http://camera/a@b?c@d"),
         ("images/a@b", "images/a@b"),
         ("0", "0"),
     ],
 )
-def test_what_is_no_login_stays(text: str, shown: str) -> None:
+def test_a_login_goes_and_what_is_none_stays(text: str, shown: str) -> None:
     assert without_login(text) == shown
 
 

@@ -10,10 +10,11 @@ from tqdm import tqdm
 
 from anomalib_anoseg.inference.address import without_login
 from anomalib_anoseg.inference.drift import Drift
+from anomalib_anoseg.inference.files import count_others
 from anomalib_anoseg.inference.frames import Source
 from anomalib_anoseg.inference.json_lines import STDOUT, json_lines
 from anomalib_anoseg.inference.parallel import in_order
-from anomalib_anoseg.inference.records import Records
+from anomalib_anoseg.inference.records import Records, refuse_watched
 from anomalib_anoseg.inference.segmenter import Segmenter
 from anomalib_anoseg.inference.sources import open_source, open_watch
 from anomalib_anoseg.inference.stopping import Stop
@@ -28,7 +29,11 @@ score as they did when the thresholds were set. anomalib-anoseg history draws th
 
 An image that cannot be read, judged or drawn is a row with an error, and the run goes on. Pictures
 of an earlier run in the same folder are removed; other files stay, and are never written over.
-What lies in masks/ and overlays/ of a folder of results is never inspected.
+What lies in masks/ and overlays/ of a folder of results is never inspected. Results of --watch are
+not replaced by a run without it.
+
+In a folder the files that end as an image does are inspected, and the summary says how many others
+were passed over. A single file is taken by what it holds: an image, or a video.
 
 --watch judges the images that are in a folder and those that appear there, each once: when it has
 not changed for half a second, and again when it is written anew. Rows and pictures of an earlier
@@ -43,10 +48,10 @@ the table's columns; numbers are numbers, boxes lists, and what does not apply i
 else then goes to standard error.
 
 exit status: 0 every image was judged and drawn; 1 some were not; 2 wrong arguments or input, or a
-full disk; 3 the source ended early: a video with fewer frames than it says, a stream or camera,
-which has no end of its own, or a watched folder that can no longer be read; 130 Ctrl-C; 141 nobody
-reads what --jsonl writes; 143 SIGTERM. Ctrl-C and SIGTERM let the images in work be finished; a
-second one does not.
+full disk; 3 the source ended early: a video with fewer frames than it says or none, a stream or
+camera, which has no end of its own, or a watched folder that can no longer be read; 130 Ctrl-C; 141
+nobody reads what --jsonl writes; 143 SIGTERM. Ctrl-C and SIGTERM let the images in work be
+finished; a second one does not.
 """
 UNREAD = "nobody reads what --jsonl writes"
 SUMMARISED = 200  # images after which results.json is written: a folder or camera is one round
@@ -96,11 +101,14 @@ def infer(
     Raises:
         OSError: If there is no such file, or the disk is full.
         ValueError: If model, device, thresholds or source cannot be used, or the folder of results
-            cannot be continued.
+            cannot be continued, or not be replaced.
         KeyboardInterrupt: After Ctrl-C, when what was begun is done; SystemExit after SIGTERM.
     """
+    if not watch:
+        refuse_watched(output)
     stop = Stop()
     source = (open_watch if watch else open_source)(input, output, every, stop)
+    others = 0 if watch else count_others(Path(input), output)
     segmenter = Segmenter(model, device, precision)
     thresholds = segmenter.model.thresholds.overridden(
         image_threshold, pixel_threshold, smallest_defect
@@ -110,6 +118,7 @@ def infer(
         **segmenter.model.about,
         # Resolved, so that a run that goes on knows the folder by whatever path it is given.
         "input": readable(str(Path(input).resolve()) if watch else without_login(input)),
+        "watch": watch,
         "false_alarms": segmenter.model.false_alarms(thresholds.image),
     }
     drift = Drift(segmenter.model.good_scores, thresholds.image)
@@ -124,7 +133,8 @@ def infer(
         except BrokenPipeError:
             early = UNREAD
         records.ended = stop.how or early or "complete"
-    print(records.report(), file=sys.stderr if jsonl == STDOUT else sys.stdout)
+    passed_over = f"\n{others} other files were passed over" if others else ""
+    print(records.report() + passed_over, file=sys.stderr if jsonl == STDOUT else sys.stdout)
     stop.end_as_asked()
     if early:
         print(readable(early), file=sys.stderr)  # noqa: T201

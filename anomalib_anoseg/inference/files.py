@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
+from anomalib_anoseg.inference.address import without_login
 from anomalib_anoseg.inference.frames import Frame, reason
-from anomalib_anoseg.inference.journal import without_results
+from anomalib_anoseg.inference.journal import holds_results, without_results
 from anomalib_anoseg.inference.parallel import in_order
 from anomalib_anoseg.inference.stopping import Stop
 from anomalib_anoseg.utils.images import (
@@ -107,15 +108,37 @@ def images_matching(pattern: str, output: Path | None = None) -> tuple[Path, lis
     Raises:
         FileNotFoundError: If none does.
     """
-    found = map(Path, glob.glob(pattern, recursive=True))  # noqa: PTH207 - may be absolute
+    # A folder that is there is meant, whatever brackets its name has.
+    parents = Path(pattern).parents
+    folder = next(filter(Path.is_dir, parents), parents[-1])
+    below = str(Path(pattern).relative_to(folder))
+    names = glob.glob(below, root_dir=folder, recursive=True)  # noqa: PTH207 - ** finds files too
+    found = (folder / name for name in names)
     paths = sorted({p for p in found if p.suffix.lower() in SUFFIXES and p.is_file()})
     root = Path(os.path.commonpath([path.parent for path in _some(paths, pattern)]))
     return root, _some(without_results(root, paths, output), pattern)
 
 
+def count_others(folder: Path, output: Path) -> int:
+    """Return how many files below a folder infer passes over; 0 if it is none.
+
+    Hidden files do not count, nor what lies where infer has drawn to or will draw to.
+    """
+    others = [
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() not in SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    ]
+    ours = output.resolve()
+    results = {parent for parent in {path.parent for path in others} if holds_results(parent, ours)}
+    return sum(path.parent not in results for path in without_results(folder, others, output))
+
+
 def _some(paths: list[Path], source: str) -> list[Path]:
     if not paths:
-        msg = f"{source}: no images ({', '.join(sorted(SUFFIXES))})"
+        msg = f"{without_login(source)}: no images ({', '.join(sorted(SUFFIXES))})"
         raise FileNotFoundError(msg)
     return paths
 

@@ -221,6 +221,18 @@ def read_summary(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def refuse_watched(folder: Path) -> None:
+    """Refuse to replace what a run with --watch has found: its images may be gone.
+
+    Raises:
+        ValueError: If results.json says that they are of such a run.
+    """
+    path = folder / SUMMARY
+    if read_summary(path).get("watch"):
+        msg = f"{path}: of infer --watch: choose another --output, or go on with --watch"
+        raise ValueError(msg)
+
+
 def _deciding(about: dict[str, Any]) -> dict[str, Any]:
     """Return what decides over the rows of a run, as far as its version said it; in/ is in."""
     said = {name: about[name] for name in DECIDE if name in about}

@@ -3,14 +3,15 @@
 import csv
 import io
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 TABLE = "results.csv"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-END = b"\r\n"
+LONGEST = 2**31 - 1  # characters of a field; csv's own limit is the boxes of some 8,000 defects
 
 
 class Row(NamedTuple):
@@ -48,43 +49,68 @@ def read_rows(path: Path) -> Iterator[Row]:
     """Yield the rows of a table, none if there is no file; not one that is being written.
 
     Raises:
-        ValueError: If it has other columns.
+        ValueError: If it has other columns, or cannot be read as a table.
     """
     if not path.is_file():
         return
+    csv.field_size_limit(LONGEST)  # of the process; there is none of a reader
     with path.open("rb") as file:
-        rows = csv.reader(_whole_lines(file))
-        if tuple(next(rows, Row._fields)) != Row._fields:
-            columns = ", ".join(Row._fields)
-            msg = f"{path}: has other columns than {columns}: choose another folder of results"
-            raise ValueError(msg)
-        for number, row in enumerate(rows, 1):
-            if len(row) != len(Row._fields):
-                msg = f"{path}: row {number} has {len(row)} columns of {len(Row._fields)}"
+        rows = csv.reader(text.decode() for text in _whole_lines(file))
+        try:
+            if tuple(next(rows, ())) != Row._fields and not _is_begun(file):
+                columns = ", ".join(Row._fields)
+                msg = f"{path}: has other columns than {columns}: choose another folder of results"
                 raise ValueError(msg)
-            yield Row(*row)
+            for number, row in enumerate(rows, 1):
+                if len(row) != len(Row._fields):
+                    msg = f"{path}: row {number} has {len(row)} columns of {len(Row._fields)}"
+                    raise ValueError(msg)
+                yield Row(*row)
+        except (csv.Error, UnicodeDecodeError) as error:
+            msg = f"{path}: cannot be read as a table: {error}"
+            raise ValueError(msg) from error
 
 
-def _whole_lines(file: Iterable[bytes]) -> Iterator[str]:
-    """Yield the lines that are ended; a name within quotes may hold the end of a line itself."""
-    begun = b""
+def _is_begun(file: BinaryIO) -> bool:
+    """Return whether a file without whole lines is empty, or has a part of the first one."""
+    file.seek(0)
+    header = line(Row._fields)
+    return header.startswith(file.read(len(header)))
+
+
+def _whole_lines(file: Iterable[bytes]) -> Iterator[bytes]:
+    r"""Yield the lines that are ended, by \r\n or, where another program saved them, by \n.
+
+    A name within quotes may hold the end of a line itself.
+
+    Raises:
+        csv.Error: If a quote is not closed and whole rows follow: they are not lost as incomplete.
+    """
+    begun: list[bytes] = []
+    quoted = False
     for text in file:
-        begun += text
-        if begun.endswith(END):
-            yield begun.decode()
-            begun = b""
+        begun.append(text)
+        quoted ^= text.count(b'"') % 2 == 1
+        if text.endswith(b"\n") and not quoted:
+            yield b"".join(begun)
+            begun = []
+    rows = [text for text in begun[1:] if text.endswith(b"\n")]
+    if any(text.count(b",") >= len(Row._fields) - 1 for text in rows):
+        msg = f"a quote is not closed in {begun[0].decode(errors='backslashreplace').strip()}"
+        raise csv.Error(msg)
 
 
 def cut_incomplete(path: Path) -> None:
-    """Remove the beginning of a line that a run was writing when it was killed."""
+    """Remove the beginning of a line that a run was writing when it was killed.
+
+    Raises:
+        ValueError: If it is no table of ours; then nothing is removed.
+    """
     if not path.is_file():
         return
-    position = whole = 0
+    deque(read_rows(path), maxlen=0)
     with path.open("rb+") as file:
-        for text in file:
-            position += len(text)
-            whole = position if text.endswith(END) else whole
-        file.truncate(whole)
+        file.truncate(sum(map(len, _whole_lines(file))))
 
 
 def judged_files(path: Path) -> dict[str, int]:

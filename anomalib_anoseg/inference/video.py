@@ -45,6 +45,8 @@ class Video:
         if not self._video.isOpened():
             kind = "as a stream or camera" if self._is_live else "as an image or video"
             msg = f"{self._name}: cannot be opened {kind}"
+            if self._name != source:
+                msg += "; in a user or password write # / ? @ and space as %23 %2F %3F %40 %20"
             raise ValueError(msg)
 
     def __len__(self) -> int:
@@ -91,6 +93,8 @@ class Video:
     def _not_given(self, number: int, last: float) -> str:
         """Return what is missing after so many frames; the last one was shown at so many ms."""
         expected = self._expected
+        if number == 0 and not self._is_live:
+            return f"{self._name}: no frame of it could be read"
         if not expected:
             after = f"{self._name}: ended after {number} frames"
             return f"{after}; a stream or camera has no end of its own" if self._is_live else ""

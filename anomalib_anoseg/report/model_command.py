@@ -51,9 +51,12 @@ def page(
 
     Raises:
         FileNotFoundError: If there is no checkpoint.
-        ValueError: If it is truncated, or of another model; if there is no such device; or if a
-            mask cannot be that of its image.
+        ValueError: If it is truncated, or of another model; if there is no such device; if a mask
+            cannot be that of its image; or if most is negative.
     """
+    if most < 0:
+        msg = f"--most must be at least 0 images, got {most}"
+        raise ValueError(msg)
     where = find_device(device)
     model = AnoSeg.load_from_checkpoint(ckpt_path, map_location="cpu")
     metrics: list[Any] = [*default_metrics()]

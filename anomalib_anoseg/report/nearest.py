@@ -14,7 +14,7 @@ from anomalib_anoseg.inference.table import readable
 from anomalib_anoseg.lightning_model import AnoSeg
 from anomalib_anoseg.report.thumbnails import photograph, short_name, small
 from anomalib_anoseg.torch_model import SCORE_WINDOW
-from anomalib_anoseg.training.remembering import number_of
+from anomalib_anoseg.training.content import number_of
 from anomalib_anoseg.utils.images import read_image
 from anomalib_anoseg.utils.shapes import Images
 

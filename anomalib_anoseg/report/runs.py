@@ -81,7 +81,7 @@ def read_results(paths: Iterable[Path]) -> Results:
         for file in _files(path):
             try:
                 _read(file, found)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
                 if file != path:
                     continue
                 msg = f"{file}: neither results of anomalib's benchmark nor of benchmarks/: {error}"

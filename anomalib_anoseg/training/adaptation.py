@@ -13,10 +13,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from anomalib_anoseg.training.checkpoint_io import WholeCheckpoints
+from anomalib_anoseg.training.content import number_of
 from anomalib_anoseg.training.crops import as_trained
 from anomalib_anoseg.training.hold_out import count_of, kept_or_reread, spread
 from anomalib_anoseg.training.region_check import check_region
-from anomalib_anoseg.training.remembering import TrainingImages, number_of, remember
+from anomalib_anoseg.training.remembering import TrainingImages, remember
 from anomalib_anoseg.utils.image_header import read_header
 from anomalib_anoseg.utils.seeds import own_seed
 from anomalib_anoseg.utils.shapes import Images, Places

@@ -6,6 +6,7 @@ from typing import Any
 from anomalib.data import AnomalibDataModule
 from anomalib.data.utils import LabelName, ValSplitMode
 
+from anomalib_anoseg.training.content import number_of
 from anomalib_anoseg.training.good_images import RereadImages
 from anomalib_anoseg.utils.shapes import Images
 
@@ -21,7 +22,8 @@ class HeldOut:
     Not the data module's validation images: by default these are its test images. Only if they were
     split off the training images (``val_split_mode`` "from_train" or "synthetic") their good ones
     are used, at most 64, and nothing is held out. The choice depends on the order of the images
-    alone, so that a run that is resumed keeps the same images out.
+    alone, so that a run that is resumed keeps the same images out. Copies of those that are held
+    out are not trained on either: a memory would know the held-out ones by them.
 
     Args:
         datamodule: A data module that has been set up; its ``train_data`` is replaced.
@@ -33,6 +35,7 @@ class HeldOut:
     Attributes:
         images: What prepare makes of the images in [0, 1] of the data module, (1, c, h, w) each. A
             single training image is used for both.
+        copies: Training images that are left out for having the content of one that is held out.
     """
 
     def __init__(
@@ -42,20 +45,27 @@ class HeldOut:
         wanted: int = 0,
     ) -> None:
         self._datamodule = datamodule
-        self._training = remaining = datamodule.train_data
+        self._training = source = datamodule.train_data
+        others = [*range(len(source))]
         good: list[int] = []
         if datamodule.val_split_mode in (ValSplitMode.FROM_TRAIN, ValSplitMode.SYNTHETIC):
-            source = datamodule.val_data
-            good = (source.samples.label_index == LabelName.NORMAL).to_numpy().nonzero()[0].tolist()
+            validation = datamodule.val_data.samples.label_index == LabelName.NORMAL
+            good = validation.to_numpy().nonzero()[0].tolist()
         if good:
+            source = datamodule.val_data
             chosen = spread(good, max(MOST, min(wanted, LARGEST)))
         else:
-            source = self._training
-            everything = range(len(source))
-            asked = min(wanted, LARGEST, int(LARGEST_SHARE * len(everything)))
-            chosen = spread(everything, max(count_of(len(everything)), asked))
-            others = sorted(set(everything) - set(chosen))
-            remaining = source.subsample(others) if others else source
+            asked = min(wanted, LARGEST, int(LARGEST_SHARE * len(others)))
+            chosen = spread(others, max(count_of(len(others)), asked))
+            others = sorted(set(others) - set(chosen))
+        known = {*_numbers(source, chosen).values()}
+        numbers = _numbers(self._training, others)
+        left = [index for index in others if numbers.get(index) not in known] or others
+        copies = sorted({*others} - {*left})
+        self.copies = [self._training.samples.image_path.iloc[index] for index in copies]
+        remaining = self._training
+        if 0 < len(left) < len(remaining):
+            remaining = remaining.subsample(left)
         # The tiled ensemble's collate_fn resizes; it has none of the data set's own.
         collate = datamodule.external_collate_fn
         self.images = kept_or_reread(source, chosen, prepare, collate)
@@ -64,6 +74,14 @@ class HeldOut:
     def release(self) -> None:
         """Give the data module its training images back."""
         self._datamodule.train_data = self._training
+
+
+def _numbers(source: Any, chosen: Sequence[int]) -> dict[int, int]:
+    """Return the number of the content of each; of none where a data set has no table of files."""
+    samples = getattr(source, "samples", None)
+    if samples is None:
+        return {}
+    return {index: number_of(samples.image_path.iloc[index]) for index in chosen}
 
 
 def kept_or_reread(source: Any, chosen: Sequence[int], *how: Any) -> Sequence[Images]:

@@ -2,8 +2,6 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
-from hashlib import blake2b
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from anomalib_anoseg.training.content import number_of
 from anomalib_anoseg.training.crops import RandomCrops, loaders_of
 from anomalib_anoseg.training.good_images import read_good_images
 from anomalib_anoseg.utils.shapes import Images, Indices
@@ -168,23 +167,3 @@ def warn_of_changes(remembered: Mapping[int, str], images: TrainingImages) -> No
             missing,
             gone,
         )
-
-
-def number_of(path: str) -> int:
-    """Return a number that files of equal content share, wherever they are."""
-    file = Path(path)
-    if not file.is_file():
-        return _number(path.encode())
-    written = file.stat()
-    return _number_of_file(file, written.st_mtime_ns, written.st_size)
-
-
-@cache
-def _number_of_file(file: Path, *written: int) -> int:
-    """Read a file once for each time that it was written."""
-    del written
-    return _number(file.read_bytes())
-
-
-def _number(content: bytes) -> int:
-    return int.from_bytes(blake2b(content, digest_size=8).digest(), "big", signed=True)

@@ -80,6 +80,25 @@ def naming_file(path: Path) -> Iterator[None]:
         raise ValueError(msg) from error
 
 
+def holds_image(path: Path) -> bool:
+    """Return whether a file is an image by what it holds, be it a torn or a refused one.
+
+    Raises:
+        OSError: If there is no such file.
+    """
+    with path.open("rb") as file:
+        if file.read(4) in TIFF_MAGIC:  # of which Pillow does not know all
+            return True
+        file.seek(0)
+        try:
+            parse_header(file)
+        except UnidentifiedImageError:
+            return False
+        except Exception:  # noqa: BLE001 - read_image says why it cannot be read
+            return True
+    return True
+
+
 def parse_header(file: BinaryIO, page: int = 0) -> Header:
     """Read the header of an open file; of a TIFF, that of one page."""
     start = file.read(32)
@@ -98,6 +117,9 @@ def parse_header(file: BinaryIO, page: int = 0) -> Header:
         depth = Depth(highest)
     file.seek(0)
     with any_size, Image.open(file) as image:
+        if image.format == "MPEG":  # whose size Pillow knows, and none of whose pictures
+            msg = "a video"
+            raise UnidentifiedImageError(msg)
         width, height = image.size
         orientation = orientation_of(image)
         if orientation in TURNS and TURNS[orientation][0]:
@@ -146,12 +168,12 @@ def _directories(file: BinaryIO) -> Iterator[dict[int, Any]]:
 
 def _tiff_depth(tags: dict[int, Any]) -> Depth | None:
     bits = _numbers(tags, 258, 1)
-    if max(bits) <= 8:
+    kinds = set(_numbers(tags, 339, 1))
+    if max(bits) <= 8 and 2 not in kinds:  # signed ones Pillow would read as unsigned
         return None
     (colour,) = _numbers(tags, 262, -1)
     (compression,) = _numbers(tags, 259, 1)
     (planes,) = _numbers(tags, 284, 1)
-    kinds = set(_numbers(tags, 339, 1))
     is_float = kinds == {3}
     if len(set(bits)) > 1 or not (
         (is_float and bits[0] in (32, 64)) or (kinds == {1} and bits[0] in (10, 12, 14, 16))
