@@ -2,6 +2,7 @@ import pickle
 import re
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,41 @@ def test_masks_of_other_depths_pass(root: Path) -> None:
     zeros[4:9, 4:9] = 1
     for kind in (np.uint16, np.int32, np.float32):
         Image.fromarray(zeros.astype(kind)).save(root / "mask.tif")
+        check_mask(root / "bad/0.png", root / "mask.tif")
+
+
+def in_alpha(shown: Image.Image) -> Image.Image:
+    mask = Image.new("RGBA", shown.size, (255, 255, 255, 255))
+    mask.putalpha(shown)
+    return mask
+
+
+def in_dark_blue(shown: Image.Image) -> Image.Image:
+    return Image.merge("RGB", [*[Image.new("L", shown.size)] * 2, shown.point(lambda v: v and 2)])
+
+
+def in_a_black_palette(shown: Image.Image) -> Image.Image:
+    mask = shown.point(lambda value: value and 1).convert("P")
+    mask.putpalette([0] * 768)
+    return mask
+
+
+def in_small_numbers(shown: Image.Image) -> Image.Image:
+    return Image.fromarray(np.asarray(shown, np.float32) / 510)
+
+
+@pytest.mark.parametrize("paint", [in_alpha, in_dark_blue, in_a_black_palette, in_small_numbers])
+def test_a_mask_that_says_nothing_in_grey_is_refused(
+    root: Path, paint: Callable[[Image.Image], Image.Image]
+) -> None:
+    """anomalib would take the image for one without a defective pixel."""
+    shown = Image.new("L", (96, 96))
+    shown.paste(255, (4, 4, 9, 9))
+    paint(shown).save(root / "mask.tif")
+    with pytest.raises(ValueError, match=r"mask.tif is \d+ everywhere once it is grey"):
+        check_mask(root / "bad/0.png", root / "mask.tif")
+    for even in (0, 255):  # no defect, or nothing else
+        Image.new("RGBA", (96, 96), (even, even, even, 255)).save(root / "mask.tif")
         check_mask(root / "bad/0.png", root / "mask.tif")
 
 

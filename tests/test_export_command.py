@@ -13,12 +13,14 @@ import openvino as ov
 import pytest
 import torch
 from conftest import photographs, segmenter
+from PIL import Image
 from torchvision.utils import save_image
 
 from anomalib_anoseg import AnoSeg, PostProcessor
 from anomalib_anoseg.data.cases import datamodule
 from anomalib_anoseg.export.command import export
 from anomalib_anoseg.export.export_mixin import THRESHOLDS
+from anomalib_anoseg.inference.journal import JOURNAL
 
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}
 
@@ -140,6 +142,15 @@ def test_an_option_of_images_is_the_same_beside_one_of_masks(
     assert both.image_sensitivity == of_image.image_sensitivity
     assert both.pixel_threshold == of_pixel.pixel_threshold
     assert both.pixel_sensitivity == of_pixel.pixel_sensitivity
+
+
+def test_what_infer_has_drawn_is_no_good_image(tmp_path: Path, checkpoint: Path) -> None:
+    (tmp_path / "good/masks").mkdir(parents=True)
+    for name in ("good/0.png", "good/masks/0.png"):
+        Image.new("RGB", (64, 64)).save(tmp_path / name)
+    (tmp_path / "good" / JOURNAL).touch()
+    with pytest.raises(ValueError, match=r"pictures that infer has drawn, such as .*masks/0.png"):
+        export(checkpoint, compression_type="INT8_PTQ", data=tmp_path / "good")
 
 
 @pytest.mark.parametrize("drop", [None, 0.02])

@@ -2,12 +2,14 @@
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from anomalib.data import Folder
 from conftest import photographs, segmenter
 from PIL import Image
 from test_export_command import save
@@ -15,7 +17,7 @@ from torch import Tensor
 from torchvision.utils import save_image
 
 from anomalib_anoseg import AnoSeg, PostProcessor
-from anomalib_anoseg.data.cases import Case, read_cases
+from anomalib_anoseg.data.cases import Case, datamodule, read_cases, set_up
 from anomalib_anoseg.export.command import export
 from anomalib_anoseg.inference.journal import JOURNAL
 from anomalib_anoseg.inference.segmenter import Prediction
@@ -86,6 +88,38 @@ def test_what_holds_no_images_is_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(error, match=says):
             read_cases(tmp_path / name)
+
+
+def test_a_layout_that_nobody_meant_is_named(part: Path, tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    shutil.copytree(part, whole)
+    for folder in (whole, whole / "test/.."):
+        with pytest.raises(ValueError, match=r"is a data set, with test/: give .*train/good"):
+            datamodule(folder)
+    for other in ("OK", "Good", "normal"):
+        (whole / "test/good").rename(whole / "test" / other)
+        with pytest.raises(ValueError, match=rf"test/{other} would be a kind of defect: .*rename"):
+            read_cases(whole)
+        (whole / "test" / other).rename(whole / "test/good")
+    flat = tmp_path / "flat/test/0.png"
+    write(flat, photographs(1)[0])
+    with pytest.raises(FileNotFoundError, match=r"no images to judge in test/good or in test/<"):
+        read_cases(tmp_path / "flat")
+
+
+def test_what_anomalib_refuses_is_one_line(part: Path, tmp_path: Path) -> None:
+    """It raises a RuntimeError and one of its own, which the commands do not know."""
+    part = shutil.copytree(part, tmp_path / "part")
+    masks = part / "ground_truth/scratch"
+    for number, mask in enumerate(sorted(masks.iterdir())):  # called otherwise than the images
+        mask.rename(mask.with_stem("ab"[number]))
+    folders = {"normal_dir": "train/good", "abnormal_dir": "test/scratch", "mask_dir": str(masks)}
+    module = Folder("part", root=part, **folders)
+    with pytest.raises(ValueError, match="data part: Mismatch"):
+        set_up(module, "test")
+    (part / "train/empty").mkdir()
+    with pytest.raises(ValueError, match="data part: Found 0"):
+        set_up(Folder("part", root=part, normal_dir="train/empty"), "test")
 
 
 def test_thresholds_to_choose_from_by_hand() -> None:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from anomalib.data import AnomalibDataModule
 
 GOOD = "good"  # MVTec AD's name of the folder of good images
+OTHER_GOOD = {"good", "ok", "normal", "pass"}  # what others call it
 
 
 class Case(NamedTuple):
@@ -35,7 +36,8 @@ def read_cases(data: Path) -> list[Case]:
 
     Raises:
         FileNotFoundError: If it is not there, or holds no images.
-        ValueError: If a data module has no table of test images, or cannot be made.
+        ValueError: If a data module has no table of test images, or cannot be made or set up, or a
+            folder of good images is not called as MVTec AD calls it.
     """
     if data.suffix in {".yaml", ".yml"}:
         cases = _of_datamodule(data)
@@ -48,6 +50,8 @@ def read_cases(data: Path) -> list[Case]:
         cases = [Case(path) for path in find_images(data)]
     if not cases:
         msg = f"{data}: no images to judge"
+        if (data / "test").is_dir():
+            msg += " in test/good or in test/<kind of defect>"
         raise FileNotFoundError(msg)
     return cases
 
@@ -57,12 +61,19 @@ def datamodule(path: Path) -> "AnomalibDataModule":
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it describes no data module.
+        ValueError: If it describes no data module, or the folder is that of a whole data set.
     """
     from anomalib.data import Folder, get_datamodule
     from omegaconf import OmegaConf
 
     if path.suffix not in {".yaml", ".yml"}:
+        for other in ("test", "ground_truth"):
+            if (path / other).is_dir():
+                msg = (
+                    f"{path} is a data set, with {other}/: give its folder of good images, such as "
+                    f"{path / 'train' / GOOD}"
+                )
+                raise ValueError(msg)
         return Folder(
             name=path.name, normal_dir=path.resolve(), test_split_mode="none", val_split_mode="none"
         )
@@ -77,10 +88,26 @@ def datamodule(path: Path) -> "AnomalibDataModule":
         raise ValueError(msg) from error
 
 
+def set_up(module: "AnomalibDataModule", stage: str) -> None:
+    """Find the images of a data module.
+
+    Raises:
+        OSError: If a folder is missing.
+        ValueError: If there are no images, or masks do not belong to them.
+    """
+    try:
+        module.prepare_data()
+        module.setup(stage)
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # what anomalib raises has many types
+        msg = f"data {module.name}: {' '.join(str(error).split()) or type(error).__name__}"
+        raise ValueError(msg) from error
+
+
 def _of_datamodule(path: Path) -> list[Case]:
     module = datamodule(path)
-    module.prepare_data()
-    module.setup("test")
+    set_up(module, "test")
     samples: Any = getattr(module.test_data, "samples", {})
     if not {"image_path", "label_index"} <= {*samples}:
         msg = f"{path}: {module.name} has no table of test images with image_path and label_index"
@@ -97,6 +124,9 @@ def _of_datamodule(path: Path) -> list[Case]:
 def _of_mvtec_layout(folder: Path) -> list[Case]:
     cases = []
     for kind in sorted(path for path in (folder / "test").iterdir() if path.is_dir()):
+        if kind.name != GOOD and kind.name.casefold() in OTHER_GOOD:
+            msg = f"{kind} would be a kind of defect: good images are in test/{GOOD}, rename it"
+            raise ValueError(msg)
         masks = {
             path.stem.removesuffix("_mask"): path
             for path in find_images(folder / "ground_truth" / kind.name)

@@ -1,7 +1,7 @@
 """Export a trained model, with other thresholds if asked for."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from anomalib_anoseg.utils.checks import (
     require_not_negative,
@@ -9,6 +9,9 @@ from anomalib_anoseg.utils.checks import (
     require_whole,
     require_within,
 )
+
+if TYPE_CHECKING:
+    from anomalib.data import AnomalibDataModule
 
 
 def export(
@@ -72,8 +75,6 @@ def export(
         raise ValueError(msg)
     from anomalib.deploy import CompressionType
 
-    from anomalib_anoseg.data.cases import datamodule
-
     # Further down than this package: a command is where everything meets.
     from anomalib_anoseg.lightning_model import AnoSeg
 
@@ -89,7 +90,7 @@ def export(
             input_size=input_size,
             onnx_kwargs={"tile_size": tile_size},
             compression_type=compression_type and CompressionType[compression_type],
-            datamodule=data and datamodule(data),
+            datamodule=data and _good_images(data),
             **({} if max_drop is None else {"max_drop": max_drop}),
         )
     print(path)  # noqa: T201
@@ -133,6 +134,25 @@ def _check_compression(
     if max_drop is not None and compression_type != "INT8_ACQ":
         msg = f"--max_drop is for --compression_type INT8_ACQ, got {got}"
         raise ValueError(msg)
+
+
+def _good_images(data: Path) -> "AnomalibDataModule":
+    """Return what to calibrate with.
+
+    Raises:
+        ValueError: If a folder holds more than good images.
+    """
+    from anomalib_anoseg.data.cases import datamodule
+    from anomalib_anoseg.inference.journal import without_results
+    from anomalib_anoseg.utils.images import find_images
+
+    if data.is_dir():
+        images = find_images(data)
+        drawn = sorted({*images} - {*without_results(data, images, None)})
+        if drawn:
+            msg = f"{data} holds pictures that infer has drawn, such as {drawn[0]}: move them away"
+            raise ValueError(msg)
+    return datamodule(data)
 
 
 def _change(post_processor: Any, settings: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
 from anomalib_anoseg.anomaly_generator import AnomalyGenerator
+from anomalib_anoseg.data.cases import set_up
 from anomalib_anoseg.evaluation.metrics import IoU, IoUMax
 from anomalib_anoseg.training.crops import cut_randomly
 from anomalib_anoseg.training.hold_out import HeldOut
@@ -116,8 +117,7 @@ def calibration_samples(
     module: Any, datamodule: AnomalibDataModule, model: "ov.Model"
 ) -> list[Sample]:
     """Return good images as the network sees them, and synthetic anomalies made from them."""
-    datamodule.prepare_data()
-    datamodule.setup("fit")
+    set_up(datamodule, "fit")
     with read_by_ours([datamodule.train_data, getattr(datamodule, "val_data", None)]):
         held_out = HeldOut(datamodule, module.pre_processor)
         held_out.release()

@@ -10,6 +10,7 @@ from anomalib.data import AnomalibDataModule
 from lightning.pytorch import seed_everything
 from tqdm import tqdm
 
+from anomalib_anoseg.data.cases import set_up
 from anomalib_anoseg.evaluation.evaluator import default_metrics
 from anomalib_anoseg.evaluation.metrics import AUPR, AUPRO
 from anomalib_anoseg.lightning_model import AnoSeg
@@ -75,8 +76,7 @@ def page(
     if model.seed is not None:
         # Of images that are split at random training has left out those that this draws again.
         seed_everything(model.seed, workers=True, verbose=False)
-    data.prepare_data()
-    data.setup("test")
+    set_up(data, "test")
     dataset: Any = data.test_data
     warn_if_remembered(model.remembered, map(Path, dataset.samples.image_path))
     check_masks(dataset)

@@ -22,6 +22,7 @@ from anomalib_anoseg.report.threshold_choice import choices
 from anomalib_anoseg.training.remembering import warn_if_remembered
 from anomalib_anoseg.utils.checks import require_not_negative
 from anomalib_anoseg.utils.files import complete_file
+from anomalib_anoseg.utils.image_header import read_header
 from anomalib_anoseg.utils.masks import check_mask
 
 EPILOG = """The checkpoint runs in torch, the export as infer runs it. Maps and scores are in
@@ -113,9 +114,18 @@ def _cases(data: Path) -> list[Case]:
         kept = {*without_results(data, [case.path for case in cases], None)}
         cases = [case for case in cases if case.path in kept]
     for case in cases:
-        if case.mask is not None:
+        if case.mask is not None and _can_be_read(case.path):
             check_mask(case.path, case.mask)
     return cases
+
+
+def _can_be_read(path: Path) -> bool:
+    """Return whether an image is what it should be; else it is named where it is judged."""
+    try:
+        read_header(path)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _rate(model: ExportedModel) -> float | None:

@@ -15,8 +15,8 @@ EPILOG = """Of five new images four are remembered, beside those that were befor
 by synthetic anomalies made from them, decision and thresholds are set again. Nothing is trained,
 and the old images are not needed. What is remembered already is left out.
 
-exit status: 0 the checkpoint is written; 2 wrong arguments or input, nothing is written; 130
-interrupted.
+exit status: 0 the checkpoint is written; 2 wrong arguments or input, and nothing is written but,
+where only the export fails, the checkpoint; 130 interrupted.
 """
 
 
@@ -81,17 +81,16 @@ def _refuse_other_thresholds(ckpt_path: Path, post_processor: Any) -> None:
 
 def _good_images(data: Path) -> Any:
     """Return a data set of the images, of which each has a header that can be read."""
-    from anomalib_anoseg.data.cases import datamodule
+    from anomalib_anoseg.data.cases import datamodule, set_up
     from anomalib_anoseg.training.image_reading import ImageReading
     from anomalib_anoseg.utils.image_header import read_header
 
     images = None
     if data.suffix not in YAML:
         images = {str(path) for path in images_below(data.resolve())}
+    module = datamodule(data)
     try:
-        module = datamodule(data)
-        module.prepare_data()
-        module.setup("fit")
+        set_up(module, "fit")
         source = module.train_data
     except FileNotFoundError:
         raise

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,13 +36,15 @@ def check_mask(image_path: Path, mask_path: Path) -> Header:
     Raises:
         OSError: If there is no such image.
         GreyMaskError: If the mask has more than two values, and nothing worse is wrong with it.
-        ValueError: If it has another size than the image, an orientation, or cannot be read.
+        ValueError: If it has another size than the image, an orientation, nothing but what is lost
+            in grey, or cannot be read.
     """
     image = read_header(image_path)
     with naming_file(mask_path), any_size, Image.open(mask_path) as mask:
         orientation = orientation_of(mask)  # before convert(), which turns a TIFF
         width, height = mask.size
         values = mask.convert("L").histogram()
+        differs = any(low != high for low, high in _extremes(mask))
     if orientation != 1:
         msg = f"mask {mask_path} has an EXIF orientation, {orientation}: save it upright, as PNG"
         raise ValueError(msg)
@@ -57,6 +60,12 @@ def check_mask(image_path: Path, mask_path: Path) -> Header:
             )
         raise ValueError(msg)
     levels = [level for level, count in enumerate(values) if count]
+    if len(levels) == 1 and differs:
+        msg = (
+            f"mask {mask_path} is {levels[0]} everywhere once it is grey, and what it shows is "
+            "lost: paint the defect white on black, not in transparency or dark colours, as PNG"
+        )
+        raise ValueError(msg)
     _require_two_values(f"mask {mask_path}", levels, "a defect")
     return image
 
@@ -81,6 +90,12 @@ def read_region(path: Path) -> NDArray[np.bool_]:
     _require_two_values(f"region {path}", np.unique(values).tolist(), "inspected")
     inside: NDArray[np.bool_] = values > 0
     return inside
+
+
+def _extremes(image: Image.Image) -> list[tuple[float, float]]:
+    """Return the lowest and the highest value of each band."""
+    found: Any = image.getextrema()
+    return [*found] if isinstance(found[0], tuple) else [found]
 
 
 def _require_two_values(name: str, levels: Sequence[float], counts_as: str) -> None:
