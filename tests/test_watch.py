@@ -269,7 +269,7 @@ def test_a_run_without_watch_does_not_replace_its_results(
     lines = tmp_path / "lines.jsonl"
     judge(jsonl=str(lines))
     before = {path: path.read_bytes() for path in [lines, *out.rglob("*")] if path.is_file()}
-    with pytest.raises(ValueError, match=r"results\.json: of infer --watch: choose another"):
+    with pytest.raises(ValueError, match=r"results\.json is of infer --watch: choose another"):
         infer_here(model, str(source), out, jsonl=str(lines))
     assert {path: path.read_bytes() for path in before} == before
     assert judge() == 143

@@ -229,7 +229,7 @@ def refuse_watched(folder: Path) -> None:
     """
     path = folder / SUMMARY
     if read_summary(path).get("watch"):
-        msg = f"{path}: of infer --watch: choose another --output, or go on with --watch"
+        msg = f"{path} is of infer --watch: choose another --output, or go on with --watch"
         raise ValueError(msg)
 
 
