@@ -212,7 +212,7 @@ def test_an_export_agrees_and_its_figures_stand_beside(
     [
         ("openvino", {"pixel_sensitivity": 0.6}),
         ("onnx", {"pixel_sensitivity": 0.6}),
-        ("openvino", {"pixel_sensitivity": 0.6, "false_alarm_rate": 0.1}),
+        ("openvino", {"pixel_sensitivity": 0.6, "false_alarm_rate": 0.2}),
     ],
 )
 def test_the_proposed_export_keeps_what_the_file_has_of_its_own(
@@ -223,7 +223,7 @@ def test_the_proposed_export_keeps_what_the_file_has_of_its_own(
 ) -> None:
     """Oracle: the export that the printed command writes, validated again.
 
-    A rate of its own puts 0.5 elsewhere: at 0.401 of the raw score instead of 0.999.
+    A rate of its own puts 0.5 elsewhere: at 0.364 of the raw score instead of 0.999.
     """
     torch.manual_seed(0)
     path = save(
@@ -255,7 +255,8 @@ def test_the_proposed_export_keeps_what_the_file_has_of_its_own(
     assert found["thresholds"]["export"]["smallest_defect"] == 20
     printed = capsys.readouterr().out
     assert "infer also leaves out defects under 20 pixels, not counted here" in printed
-    assert "ends the promise of a false-alarm rate of 0.1:" in printed
+    rate = own.get("false_alarm_rate", 0.1)
+    assert f"ends the promise of a false-alarm rate of {rate:g}:" in printed
     (line,) = (line for line in printed.splitlines() if "--image_sensitivity" in line)
     words = shlex.split(line)
     assert words[:4] == ["anomalib-anoseg", "export", "--ckpt_path", str(path)]

@@ -33,6 +33,7 @@ class ExportedModel:
         about: Model, version and data, as far as the file says them, how much of each image is
             inspected, and its digest: another training may have written the same path.
         thresholds: Where it cuts, and the smallest defect that counts.
+        rates: Of false alarms, of images and of masks, that the thresholds were set for, or None.
         at_half: Which score of the network and which value of its map the export calls 0.5; None
             where it does not say.
         good_scores: Of the good images that set the thresholds, in order; empty if it says none.
@@ -51,6 +52,10 @@ class ExportedModel:
             float(_said(model, "normalized_pixel_threshold", _cut(model, "pred_mask"))),
             int(_said(model, "smallest_defect", 0)),
         )
+        self.rates = [
+            None if (said := _said(model, f"{name}_asked", None)) is None else float(said)
+            for name in ("false_alarm_rate", "mask_false_alarm_rate")
+        ]
         self.at_half = [
             None if (said := _said(model, f"{level}_threshold", None)) is None else float(said)
             for level in ("image", "pixel")

@@ -39,6 +39,19 @@ def scale_of_export(model: ExportedModel) -> Scale | None:
     return None if image is None or pixel is None else Scale(image, pixel)
 
 
+def has_other_rates(model: ExportedModel, post_processor: PostProcessor) -> bool:
+    """Return whether a file's thresholds were set for other rates than its checkpoint's.
+
+    Where they were not, other thresholds are those of another checkpoint.
+    """
+    own = post_processor.false_alarm_rate, post_processor.mask_false_alarm_rate
+    return any(
+        (said is None) != (asked is None)
+        or (said is not None and asked is not None and not math.isclose(said, asked, rel_tol=1e-6))
+        for said, asked in zip(model.rates, own, strict=True)
+    )
+
+
 def rescale(post_processor: PostProcessor, scale: Scale) -> None:
     """Let a checkpoint answer on another scale."""
     post_processor.get_buffer("_image_threshold").fill_(scale.image)

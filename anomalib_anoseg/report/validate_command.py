@@ -17,7 +17,7 @@ from anomalib_anoseg.lightning_model import AnoSeg
 from anomalib_anoseg.report.agreement import SIDES, Agreement, answers
 from anomalib_anoseg.report.examples import thresholds_of
 from anomalib_anoseg.report.runs import METRICS
-from anomalib_anoseg.report.scale import Scale, rescale, scale_of, scale_of_export
+from anomalib_anoseg.report.scale import Scale, has_other_rates, rescale, scale_of, scale_of_export
 from anomalib_anoseg.report.threshold_choice import choices
 from anomalib_anoseg.training.remembering import warn_if_remembered
 from anomalib_anoseg.utils.checks import require_not_negative
@@ -75,10 +75,13 @@ def validate(
     checkpoint = AnoSeg.load_from_checkpoint(ckpt_path, map_location="cpu").eval()
     warn_if_remembered(checkpoint.remembered, [case.path for case in cases])
     own, cuts = thresholds_of(checkpoint), segmenter.model.thresholds
-    scales = scale_of(checkpoint.post_processor), scale_of_export(segmenter.model)
-    if scales[0] is not None and scales[1] is not None:
+    post: Any = checkpoint.post_processor
+    scales = scale_of(post), scale_of_export(segmenter.model)
+    if scales[0] is None or scales[1] is None or not has_other_rates(segmenter.model, post):
+        scales = None, None
+    else:
         own = scales[0].to(scales[1], own)
-        rescale(checkpoint.post_processor, scales[1])
+        rescale(post, scales[1])
     thresholds = own, cuts
     has_masks = any(case.mask for case in cases)
     agreement = Agreement(thresholds, has_masks, checkpoint.model.region)
