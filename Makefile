@@ -51,7 +51,7 @@ check: lint
 CONFIG ?= configs/cpu.yaml
 BATCH ?= 8
 accuracy: $(INSTALLED)
-	$(BIN)/python benchmarks/accuracy.py --root "$(ROOT)" --config $(CONFIG) --batch $(BATCH) \
+	$(BIN)/python benchmarks/accuracy.py --root "$(or $(ROOT),$(error ROOT is the folder of the categories))" --config $(CONFIG) --batch $(BATCH) \
 		--seeds $(or $(SEEDS),0 1 2) $(if $(CATEGORIES),--categories $(CATEGORIES))
 
 # Every row that README and docs/results.md publish, and their tables: hours. Files of the same code in
@@ -82,7 +82,7 @@ soak: $(INSTALLED)
 
 # Everything that these targets and the examples of the README write.
 clean:
-	rm -rf .venv build dist datasets results runs openvino_cache sheet.png
+	rm -rf .venv build dist datasets results runs exported openvino_cache sheet.png
 	cd notebooks && rm -rf datasets results runs .ipynb_checkpoints
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .nox *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

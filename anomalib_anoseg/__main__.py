@@ -19,26 +19,40 @@ class Command(NamedTuple):
             torch nor anomalib is installed.
         summary: What it does, for the list of commands.
         positional: An argument without ``--``.
+        meaning: Of that argument, for the command's help.
         nargs: How often it comes, as argparse writes it.
     """
 
     module: str
     summary: str
     positional: str = ""
+    meaning: str = ""
     nargs: str | None = None
 
 
 COMMANDS = {
     "infer": Command("inference.command", "find the defects of images with an exported model"),
     "page": Command("report.model_command", "look at one trained model, image by image"),
-    "history": Command("report.history_command", "see what infer has found over time", "results"),
-    "report": Command("report.commands", "compare models: a page and Markdown", "results", "+"),
-    "sheet": Command("report.sheet", "see synthetic anomalies of your own images", "folder"),
+    "history": Command(
+        "report.history_command", "see what infer has found over time", "results",
+        "folder that infer has written, its --output",
+    ),
+    "report": Command(
+        "report.commands", "compare models: a page and Markdown", "results",
+        "CSV files of anomalib benchmark, JSON files of benchmarks/, or folders of them", "+",
+    ),
+    "sheet": Command(
+        "report.sheet", "see synthetic anomalies of your own images", "folder",
+        "folder of good images",
+    ),
     "export": Command("export.command", "export a checkpoint, with other sensitivities if wanted"),
     "validate": Command("report.validate_command", "hold an export against its checkpoint"),
     "adapt": Command("training.adapt_command", "call new good parts good, without a new training"),
-    "config": Command("utils.configs", "name the configurations for anomalib train", "name", "?"),
-}
+    "config": Command(
+        "utils.configs", "name the configurations for anomalib train", "name",
+        "one of them, whose file is wanted; all are listed by default", "?",
+    ),
+}  # fmt: skip
 
 
 def main() -> int:
@@ -80,12 +94,15 @@ def run(name: str, arguments: list[str]) -> int:
     function: Callable[..., int] = getattr(module, name)
     parser = ArgumentParser(
         prog=f"{PROGRAM} {name}",
+        description=f"{command.summary[0].upper()}{command.summary[1:]}.",
         epilog=getattr(module, "EPILOG", None),
         formatter_class=HelpFormatter,
         exit_on_error=False,
     )
     if command.positional:
-        parser.add_argument(command.positional, nargs=command.nargs, type=Path)
+        parser.add_argument(
+            command.positional, nargs=command.nargs, type=Path, help=command.meaning
+        )
     parser.add_argument("--config", action="config", help="A file with arguments.")
     parser.add_function_arguments(function, skip={command.positional})
     for action in parser._actions:  # noqa: SLF001 - of what a function's arguments became

@@ -93,6 +93,7 @@ def measure(root: Path, category: str, path: Path) -> dict[str, Any]:
         drift = drifts(model, post_processor, test, is_good.nonzero()[0].tolist())
         good, defective = (read(model, which) for which in (said[count:], bad))
         return {
+            "checkpoint": str(path),
             "seed": model.seed,
             "steps": torch.load(path, map_location="cpu", weights_only=True)["global_step"],
             "size": image_size(model),

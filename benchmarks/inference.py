@@ -170,10 +170,24 @@ def main() -> None:
         images = photographs(batch, torch.device("cpu"), size)
         with torch.inference_mode():
             times = side_by_side(_calls(models, images), arguments.runs)
-        report(f"torch, batch {batch}, {size} x {size}", here, times, "AnoSeg", batch, **counts)
+        report(
+            f"torch, batch {batch}, {size} x {size}",
+            here,
+            times,
+            arguments.models[0],
+            batch,
+            **counts,
+        )
         pixels = images.numpy()
         times = side_by_side(_calls(graphs, pixels), arguments.runs)
-        report(f"OpenVINO, batch {batch}, {size} x {size}", here, times, "AnoSeg", batch, **counts)
+        report(
+            f"OpenVINO, batch {batch}, {size} x {size}",
+            here,
+            times,
+            arguments.models[0],
+            batch,
+            **counts,
+        )
 
 
 def _calls(models: dict[str, Any], images: Tensor | Any) -> dict[str, Callable[[], Any]]:

@@ -148,13 +148,13 @@ _five = [DEFAULT[paper] for paper in PAPERS]
 _in_short = {key: row for key, row in DEFAULT.items() if key not in PAPERS}
 TABLES = {
     "readme": Table(
-        ("data, `cpu`", "pixels"),
+        ("data", "pixels"),
         {key: FIGURES[key] for key in FIGURES if key != "image_F1Score"},
         [
             *_lines(_in_short),
-            Line(("five papers, 32 good images each", "128"), _five),
+            Line(("PIPED, five kinds of paper", "128"), _five),
             *(
-                Line((f"the papers by {model}, same encoder", "128"), _papers_by(model))
+                Line((f"PIPED by {model}, same encoder", "128"), _papers_by(model))
                 for model in MODELS[1:]
             ),
         ],

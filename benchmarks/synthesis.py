@@ -80,8 +80,8 @@ def check(images: Tensor, masks: Tensor, generator: AnomalyGenerator, compiled: 
 
 
 def training_step(images: Tensor) -> Callable[[], None]:
-    """Return a step of the light network without its generator: forward, backward, update."""
-    model = AnoSeg(reconstruction_weight=0, adversarial_weight=0).to(images.device)
+    """Return a step of the network on pixels, without memory or generator."""
+    model = AnoSeg(pre_trained=False).to(images.device)
     masks = (images[:, :1] > 0.7).float()
     optimizer = torch.optim.AdamW(model.model.parameters())
 
@@ -146,7 +146,13 @@ def main() -> None:
             "one copy of the batch": images.clone,
         }
     )
-    report("synthesis in a training step", where(), parts, "training step", len(images))
+    report(
+        "synthesis in a training step without a memory",
+        where(),
+        parts,
+        "training step",
+        len(images),
+    )
     if cuda:  # last, because compiling takes a minute
         on_a_gpu(ours, images, masks)
     wait()

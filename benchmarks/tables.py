@@ -103,7 +103,8 @@ def _origin(runs: Runs) -> str:
     """Return seeds, precision, device and commit of a line."""
     parts = [_seeds([run["seed"] for run in runs])]
     for key, before in (("precision", ""), ("device", ""), ("commit", "commit ")):
-        parts.append(before + " and ".join(sorted({run[key] for run in runs})))
+        said = sorted({run[key].replace(", 1 threads", ", 1 thread") for run in runs})
+        parts.append(("commits " if before and len(said) > 1 else before) + " and ".join(said))
     at_once = max(run["at_once"] for run in runs)
     if at_once > 1:  # a bound for the minutes
         parts.append(f"{at_once} runs at once")

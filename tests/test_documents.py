@@ -200,5 +200,14 @@ def test_make_targets_of_the_documents_exist() -> None:
         assert named <= targets, document
 
 
+def test_lines_are_as_wide_as_an_editor() -> None:
+    """But those of tables and code."""
+    others = (PROJECT / "CONTRIBUTING.md", PROJECT / "CHANGELOG.md")
+    for document in (*DOCUMENTS, *others):
+        text = re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+        wide = [line for line in text.splitlines() if len(line) > 120 and line[0] != "|"]
+        assert not wide, document
+
+
 def test_readme_is_short() -> None:
     assert len((PROJECT / "README.md").read_text().splitlines()) <= 130

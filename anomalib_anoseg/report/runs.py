@@ -17,7 +17,7 @@ METRICS = {
     "pixel_AUPRO": "AUPRO",
     "pixel_F1Score": "pixel F1",
     "pixel_IoU": "IoU",
-    "pixel_IoUMax": "IoU-max",
+    "pixel_IoUMax": "best IoU",
 }
 
 

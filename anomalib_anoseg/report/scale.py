@@ -26,24 +26,32 @@ class Scale(NamedTuple):
         )
 
 
-def scale_of(post_processor: Any) -> Scale | None:
-    """Return the scale of a checkpoint's post-processor; None of one that is not AnoSeg's own."""
+class Scales(NamedTuple):
+    """Those of a checkpoint and of its export, where they differ."""
+
+    own: Scale
+    exported: Scale
+
+
+def other_scales(post_processor: Any, model: ExportedModel) -> Scales | None:
+    """Return both scales if a file's thresholds were set for other rates than its checkpoint's.
+
+    None where they were not: other thresholds are then those of another checkpoint. And where one
+    of the two has no scale: the post-processor is not AnoSeg's own, or the file does not say.
+    """
+    own, (image, pixel) = _scale_of(post_processor), model.at_half
+    if own is None or image is None or pixel is None or not _has_other_rates(model, post_processor):
+        return None
+    return Scales(own, Scale(image, pixel))
+
+
+def _scale_of(post_processor: Any) -> Scale | None:
     if not isinstance(post_processor, PostProcessor) or not post_processor.enable_normalization:
         return None
     return Scale(float(post_processor.image_threshold), float(post_processor.pixel_threshold))
 
 
-def scale_of_export(model: ExportedModel) -> Scale | None:
-    """Return what a file says of its scale, if it does."""
-    image, pixel = model.at_half
-    return None if image is None or pixel is None else Scale(image, pixel)
-
-
-def has_other_rates(model: ExportedModel, post_processor: PostProcessor) -> bool:
-    """Return whether a file's thresholds were set for other rates than its checkpoint's.
-
-    Where they were not, other thresholds are those of another checkpoint.
-    """
+def _has_other_rates(model: ExportedModel, post_processor: PostProcessor) -> bool:
     own = post_processor.false_alarm_rate, post_processor.mask_false_alarm_rate
     return any(
         (said is None) != (asked is None)

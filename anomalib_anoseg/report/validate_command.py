@@ -17,7 +17,7 @@ from anomalib_anoseg.lightning_model import AnoSeg
 from anomalib_anoseg.report.agreement import SIDES, Agreement, answers
 from anomalib_anoseg.report.examples import thresholds_of
 from anomalib_anoseg.report.runs import METRICS
-from anomalib_anoseg.report.scale import Scale, has_other_rates, rescale, scale_of, scale_of_export
+from anomalib_anoseg.report.scale import Scales, other_scales, rescale
 from anomalib_anoseg.report.threshold_choice import choices
 from anomalib_anoseg.training.remembering import warn_if_remembered
 from anomalib_anoseg.utils.checks import require_not_negative
@@ -76,12 +76,10 @@ def validate(
     warn_if_remembered(checkpoint.remembered, [case.path for case in cases])
     own, cuts = thresholds_of(checkpoint), segmenter.model.thresholds
     post: Any = checkpoint.post_processor
-    scales = scale_of(post), scale_of_export(segmenter.model)
-    if scales[0] is None or scales[1] is None or not has_other_rates(segmenter.model, post):
-        scales = None, None
-    else:
-        own = scales[0].to(scales[1], own)
-        rescale(post, scales[1])
+    scales = other_scales(post, segmenter.model)
+    if scales is not None:
+        own = scales.own.to(scales.exported, own)
+        rescale(post, scales.exported)
     thresholds = own, cuts
     has_masks = any(case.mask for case in cases)
     agreement = Agreement(thresholds, has_masks, checkpoint.model.region)
@@ -142,7 +140,7 @@ def _found(
     agreement: Agreement,
     thresholds: tuple[Thresholds, Thresholds],
     tolerance: float,
-    scales: tuple[Scale | None, Scale | None],
+    scales: Scales | None,
 ) -> dict[str, Any]:
     """Return everything that was measured, as JSON holds it."""
     differences = agreement.differences
@@ -162,8 +160,8 @@ def _found(
         def sensitivities(image: float) -> Thresholds:
             """Return what an export of the checkpoint has to be given to cut like this one."""
             cuts = thresholds[1]._replace(image=image)
-            if scales[0] is not None and scales[1] is not None:
-                cuts = scales[1].to(scales[0], cuts)
+            if scales is not None:
+                cuts = scales.exported.to(scales.own, cuts)
             return cuts._replace(image=round(1 - cuts.image, 8), pixel=round(1 - cuts.pixel, 8))
 
         found |= {

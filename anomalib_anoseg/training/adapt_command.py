@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anomalib_anoseg.inference.files import images_below
-from anomalib_anoseg.inference.frames import reason
 
 if TYPE_CHECKING:
     from anomalib_anoseg.training.adaptation import Adaptation
@@ -89,14 +88,8 @@ def _good_images(data: Path) -> Any:
     if data.suffix not in YAML:
         images = {str(path) for path in images_below(data.resolve())}
     module = datamodule(data)
-    try:
-        set_up(module, "fit")
-        source = module.train_data
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # what jsonargparse, omegaconf and anomalib raise has many types
-        msg = f"{data}: no good images: {reason(error)}"
-        raise ValueError(msg) from error
+    set_up(module, "fit")
+    source = module.train_data
     paths = [*source.samples.image_path]
     if images is not None:  # without the pictures of an earlier infer
         source = source.subsample([i for i, path in enumerate(paths) if path in images])
