@@ -102,6 +102,17 @@ def test_grey_in_a_test_mask_warns_in_fit_and_refuses_test(root: Path, spoil: An
         checked("fit", whole(root))
 
 
+@pytest.mark.parametrize("levels", [(64, 255), (16, 235), (1, 2)])
+def test_two_values_of_which_none_is_0_mark_everything(root: Path, levels: tuple[int, int]) -> None:
+    """Of a limited range, or numbers of classes: anomalib would take all of it for a defect."""
+    values = np.full((96, 96), levels[0], np.uint8)
+    values[30:50, 20:60] = levels[1]
+    Image.fromarray(values).save(root / "masks/0.png")
+    says = f"has 2 grey values from {levels[0]} to {levels[1]}, of which every one above 0"
+    with pytest.raises(ValueError, match=says):
+        check_mask(root / "bad/0.png", root / "masks/0.png")
+
+
 def test_a_mask_that_cannot_be_read_is_named(root: Path) -> None:
     whole = (root / "masks/1.png").read_bytes()
     for content in (b"", b"hello", whole[:60]):

@@ -113,6 +113,9 @@ def test_wrong_arguments_are_named(tmp_path: Path, checkpoint: Path) -> None:
         export(checkpoint, max_drop=0.01)
     with pytest.raises(ValueError, match=r"--max_drop is for .*, got INT8_PTQ"):
         export(checkpoint, compression_type="INT8_PTQ", data=data, max_drop=0.02)
+    for kind, size in (("openvino", (0, 64)), ("onnx", (64, -8)), ("torch", (64, 64))):
+        with pytest.raises(ValueError, match="input_size is for openvino and onnx, two numbers"):
+            export(checkpoint, kind, input_size=size)
     bare = save(segmenter(post_processor=False), tmp_path / "bare.ckpt")
     with pytest.raises(ValueError, match="pixel_sensitivity needs a post-processor"):
         export(bare, pixel_sensitivity=0.4)

@@ -1,6 +1,8 @@
 """The reader of all images, against Pillow, and against values that other libraries wrote."""
 
+import errno
 import io
+import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -127,7 +129,15 @@ def test_the_same_grey_in_8_and_16_bits_is_the_same_number(tmp_path: Path) -> No
     assert (shallow.astype(np.float32) / 255 == read_image(tmp_path / "16.png")).all()
 
 
+def in_pillow(pixels: NDArray[Any], kind: str) -> bytes:
+    stored = io.BytesIO()
+    Image.fromarray(pixels).save(stored, kind)
+    return stored.getvalue()
+
+
 REFUSED: dict[str, tuple[bytes, str]] = {
+    "JPEG 2000": (in_pillow(GREY, "JPEG2000"), "more than 8 bits in JPEG2000: save it as PNG"),
+    "IM": (in_pillow(GREY.astype(np.float32), "IM"), "more than 8 bits in IM"),
     "signed": (tiff(GREY.astype(np.int16)), r"signed samples of \[16\] bits"),
     "signed, 8 bits": (tiff(GREY.astype(np.int8)), r"\bsigned samples of \[8\] bits"),
     "signed, 8 bits, RGB": (tiff(COLOURS.astype(np.int8)), r"\bsigned samples of \[8, 8, 8\]"),
@@ -321,6 +331,45 @@ def test_images_are_found_in_order_at_any_depth(tmp_path: Path) -> None:
     assert [path.relative_to(tmp_path).as_posix() for path in found] == [
         "a.jpg", "b/1.pgm", "b/2.PNG", "b/deep/3.tiff",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA"])
+def test_an_orientation_behind_the_pixels_turns_no_kind_of_png(mode: str, tmp_path: Path) -> None:
+    """A mask beside the image is compared with what its header says."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    chunk = b"eXIf" + exif.tobytes()[6:]
+    stored = io.BytesIO()
+    picture = Image.fromarray((COLOURS >> 8).astype(np.uint8)).convert(mode)
+    picture.save(stored, "PNG")
+    whole, path = stored.getvalue(), tmp_path / "image.png"
+    behind = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    path.write_bytes(whole[:-12] + behind + whole[-12:])
+    assert Image.open(path).load() is not None
+    assert read_header(path)[:3] == (37, 53, 1)
+    assert (read_image(path) == np.asarray(picture.convert("RGB"))).all()
+
+
+def test_a_folder_that_cannot_be_looked_into_is_an_error_where_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.png", "closed/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    listed = os.scandir
+    closed = tmp_path / "closed"
+
+    def scandir(path: Any) -> Any:
+        if Path(path) == closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert find_images(tmp_path) == [tmp_path / "a.png", closed]
+    with pytest.raises(OSError, match="closed"):
+        read_image(closed)
+    with pytest.raises(PermissionError, match="closed"):
+        find_images(closed)
 
 
 def test_a_missing_file_is_an_error_of_the_system(tmp_path: Path) -> None:

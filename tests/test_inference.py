@@ -5,6 +5,7 @@ import inspect
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 from openvino import opset13 as ops
 from PIL import Image
 
+from anomalib_anoseg.export.export_mixin import write_openvino_metadata
 from anomalib_anoseg.inference.command import infer as infer_here
 from anomalib_anoseg.inference.drift import Drift
 from anomalib_anoseg.inference.exported import ExportedModel, _digest
@@ -37,7 +39,7 @@ from anomalib_anoseg.inference.parallel import in_order
 from anomalib_anoseg.inference.pictures import Finding, find_defects
 from anomalib_anoseg.inference.records import Records, picture_name
 from anomalib_anoseg.inference.segmenter import Prediction, Segmenter, _prediction
-from anomalib_anoseg.inference.sources import open_source
+from anomalib_anoseg.inference.sources import open_source, open_watch
 from anomalib_anoseg.inference.stopping import Stop
 from anomalib_anoseg.inference.table import Row
 from anomalib_anoseg.inference.thresholds import Thresholds
@@ -622,6 +624,83 @@ def test_the_digest_is_of_the_weights_too(tmp_path: Path) -> None:
     assert len(found) == 3
 
 
+def test_a_model_at_work_does_not_change_with_its_files(tmp_path: Path) -> None:
+    """Where one is copied over it, or begun to be: also for the first image of another depth."""
+    path = write_bright_spots(tmp_path / "model.xml", cuts=(0.3, 0.5))
+    size = path.with_suffix(".bin").stat().st_size
+    segmenter = Segmenter(str(path))
+    path.with_suffix(".bin").write_bytes(bytes(size))
+    path.write_text("another")
+    shallow = spots((5, 5, 20, 20))
+    deep = shallow.astype(np.float32) / 255
+    for image in (shallow, deep):
+        ((_, found),) = segmenter([Frame("a", image)])
+        assert found is not None
+        assert found.score == pytest.approx(1)
+
+
+def test_weights_of_another_export_are_refused(model: Path, tmp_path: Path) -> None:
+    """Of the same size, as a copy leaves that stopped between the two files."""
+    whole, other = tmp_path / "whole/model.xml", tmp_path / "other/model.xml"
+    for path, cut in ((whole, 0.6), (other, 0.7)):
+        path.parent.mkdir()
+        write_bright_spots(path, cuts=(cut, cut))
+        write_openvino_metadata(path, {"model": "AnoSeg"})
+        assert ExportedModel(path).about["model"] == "AnoSeg"
+    weights = [path.with_suffix(".bin").read_bytes() for path in (whole, other)]
+    assert len(weights[0]) == len(weights[1])
+    assert weights[0] != weights[1]
+    whole.with_suffix(".bin").write_bytes(weights[1])
+    with pytest.raises(ValueError, match=r"exported with other weights than model\.bin has now"):
+        ExportedModel(whole)
+    assert ExportedModel(model).about["model"] == ""  # which says nothing of its weights
+
+
+@pytest.mark.parametrize(
+    ("image", "says"),
+    [
+        (spots().astype(np.uint16), "uint16"),
+        (spots().astype(np.float64) / 255, "float64"),
+        (spots().astype(np.float32), "up to 200"),
+        (spots()[..., 0], r"\(80, 120\)"),
+    ],
+    ids=["16 bits", "double", "floats of 255", "grey"],
+)
+def test_pixels_that_the_graph_would_misread_are_an_error(
+    model: Path, image: Any, says: str
+) -> None:
+    frames = [Frame("a", image), Frame("b", spots((5, 5, 20, 20)))]
+    (wrong, nothing), (_, right) = Segmenter(model)(frames)
+    assert nothing is None
+    assert re.search(f"cannot be judged: .*{says}.*is no image", wrong.error)
+    assert right is not None
+    assert right.score == 1
+
+
+def test_pictures_that_infer_has_drawn_are_no_input(model: Path, tmp_path: Path) -> None:
+    """Named by themselves; with the same output they would be removed before they are read."""
+    write(tmp_path / "in/a.png", spots((5, 5, 20, 20)))
+    out = tmp_path / "out"
+    assert infer_here(model, str(tmp_path / "in"), out) == 0
+    drawn = files(out)
+    for output in (out, tmp_path / "other"):
+        for given in (out / "overlays", out / "masks/*.png", out / "masks/a.png"):
+            with pytest.raises(ValueError, match="is where infer draws to"):
+                infer_here(model, str(given), output)
+        with pytest.raises(ValueError, match="is where infer draws to"):
+            open_watch(str(out / "masks"), output, 1, Stop())
+    assert files(out) == drawn
+    with pytest.raises(ValueError, match="input is empty"):
+        infer_here(model, "", out)
+
+
+def test_lines_into_a_folder_that_is_made(model: Path, tmp_path: Path) -> None:
+    write(tmp_path / "in/a.png", spots())
+    lines = tmp_path / "out/lines/rows.jsonl"
+    assert infer_here(model, str(tmp_path / "in"), tmp_path / "out", jsonl=str(lines)) == 0
+    assert json.loads(lines.read_text())["file"] == "a.png"
+
+
 def test_a_failure_does_not_spread(tmp_path: Path) -> None:
     """After one, OpenVINO's graph fails for images that it has judged before."""
     segmenter = Segmenter(write_narrow(tmp_path / "narrow.xml"))
@@ -668,7 +747,10 @@ def test_a_size_that_fails_costs_the_others_nothing(
     assert segmenter._idle[np.uint8] is requests
 
 
-def test_a_score_that_is_no_number_is_an_error(model: Path) -> None:
+def test_a_score_that_is_no_number_is_an_error(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anomalib_anoseg.inference.segmenter._is_known", lambda _: True)
     image = np.full((40, 40, 3), np.nan, np.float32)
     ((frame, prediction),) = Segmenter(model)([Frame("nan", image)])
     assert prediction is None

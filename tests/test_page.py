@@ -120,6 +120,18 @@ def test_the_models_own_threshold_is_exact(chromium: Any, tmp_path: Path) -> Non
         assert not said
 
 
+def test_the_area_is_the_models_until_the_slider_moves(hand: Any) -> None:
+    """Of a large map the page has a smaller one; here one that is as high everywhere."""
+    area = hand.locator("#images tbody tr").first.locator(".area")
+    assert area.inner_text() == "0.0 %"
+    slider = hand.locator("#threshold")
+    for value, said in ((MAP_LEVEL / 2, "100.0 %"), (0.5, "0.0 %")):
+        slider.evaluate(
+            "(input, to) => { input.value = to; input.dispatchEvent(new Event('input')); }", value
+        )
+        assert area.inner_text() == said
+
+
 def test_counts_are_of_all_images_that_were_judged(chromium: Any, tmp_path: Path) -> None:
     """Also of those that the page has no room for."""
     scores = Scores([0.1, 0.2, 0.9], [0.3])

@@ -29,6 +29,7 @@ from anomalib_anoseg.report.examples import Example, Failure, make_examples, wor
 from anomalib_anoseg.report.model_command import page as write_page
 from anomalib_anoseg.report.pages import Scores, comparison_page, model_page
 from anomalib_anoseg.report.runs import Results, Run, read_results
+from anomalib_anoseg.report.thumbnails import small
 from anomalib_anoseg.utils.configs import config_path
 
 HALF = Thresholds(0.5, 0.5)
@@ -132,6 +133,10 @@ def test_report_command(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "| AnoSeg | not run |" in (tmp_path / "out/report.md").read_text()
     assert "not run" in (tmp_path / "out/report.html").read_text()
+    (tmp_path / "folder.json").mkdir()
+    done = command("report", tmp_path, "--output", tmp_path / "report.md")
+    assert "output is the page, and Markdown is written beside it" in done.stderr
+    assert command("report", tmp_path, "--output", tmp_path / "report.html").returncode == 0
 
 
 @pytest.mark.parametrize("content", [None, "no json", '{"metrics": {}}', "[]"])
@@ -207,6 +212,15 @@ def test_the_worst_are_kept() -> None:
     kept = worst_first(examples, 7)
     assert kept == sorted(examples, key=lambda e: -e.error)[:7]
     assert {e.outcome for e in examples} == {"miss", "correct"}
+
+
+def test_a_small_defect_of_a_large_map_is_seen() -> None:
+    large = torch.zeros(1, 1, 1024, 512)
+    large[..., 500:502, 300] = 0.8
+    reduced = small(large, highest=True)
+    assert reduced.shape == (1, 256, 128)
+    assert reduced.max() == large.max()
+    assert small(large).max() == pytest.approx(0.8 * 2 / 16)  # as means, of pictures
 
 
 def test_a_page_of_less_than_nothing(tmp_path: Path) -> None:
@@ -353,6 +367,7 @@ def test_one_bad_image_is_an_entry_and_a_bad_mask_is_refused(
     for options, words in (
         (("--device", "cpu"), f"mask {mask} has 20 x 30 pixels"),
         (("--device", "cuda:9"), "--device cuda:9 is not there; this computer has cpu"),
+        (("--device", "cpu", "--output", root), f"output must be a file, got the folder {root}"),
     ):
         done = command("page", *arguments, *options)
         assert done.returncode == 2

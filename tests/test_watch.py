@@ -1,5 +1,6 @@
 """infer beside a production line: a folder that is watched, JSON lines, streams, signals."""
 
+import errno
 import json
 import os
 import signal
@@ -195,6 +196,32 @@ def test_a_table_that_another_program_saved_is_continued(
     assert (out / "results.csv").read_bytes() == saved[:-1] + b"\r\n"
 
 
+def test_a_table_that_another_program_replaces_meanwhile_gets_the_next_rows(
+    judge: Callable[..., int], tmp_path: Path
+) -> None:
+    """As an editor saves it: under another name, then renamed; one leaves out the last line end."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    changes = [
+        lambda saved: saved,
+        lambda saved: saved.rstrip(),
+        lambda saved: saved[:0],
+    ]
+    write(source / "0.png", spots())
+
+    def save() -> None:
+        if not changes:
+            raise KeyboardInterrupt
+        saved = changes.pop(0)((out / "results.csv").read_bytes())
+        (tmp_path / "saved").write_bytes(saved)
+        (tmp_path / "saved").replace(out / "results.csv")
+        write(source / f"{3 - len(changes)}.png", spots())
+
+    with pytest.raises(KeyboardInterrupt):
+        judge(save)
+    assert rows_of(out) == ["3.png"]  # of the last program, which left nothing
+    assert summary(out)["ended"] == "interrupted"
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -259,6 +286,113 @@ def test_results_of_something_else_are_not_continued(
     (tmp_path / "out/results.csv").write_text("file,score\r\n")
     with pytest.raises(ValueError, match=r"results\.csv: has other columns"):
         judge()
+
+
+def test_a_summary_that_is_torn_protects_its_table(
+    judge: Callable[..., int], model: Path, tmp_path: Path
+) -> None:
+    write(tmp_path / "in/a.png", spots((5, 5, 20, 20)))
+    out = tmp_path / "out"
+    judge()
+    (out / "results.json").write_bytes(b"")
+    before = files(out)
+    with pytest.raises(ValueError, match=r"results\.json cannot be read.* or remove results\.json"):
+        infer_here(model, str(tmp_path / "in"), out)
+    assert files(out) == before
+    assert rows_of(out) == ["a.png"]
+
+
+def test_pictures_of_what_an_image_was_before_are_removed(
+    judge: Callable[..., int], tmp_path: Path
+) -> None:
+    latest, out = tmp_path / "in/latest.png", tmp_path / "out"
+    write(latest, spots((5, 5, 20, 20)))
+    judge()
+    assert files(out) >= {"masks/latest.png", "overlays/latest.png.jpg"}
+    write(latest, spots())
+    os.utime(latest, (2000, 2000))
+    judge(masks=False)
+    assert files(out) & {"masks/latest.png", "overlays/latest.png.jpg"} == {
+        "overlays/latest.png.jpg"
+    }
+    latest.write_bytes(b"no image")
+    os.utime(latest, (3000, 3000))
+    judge()
+    assert [row["label"] for row in table(out)] == ["defective", "good", ""]
+    assert not [*(out / "overlays").iterdir()]
+
+
+def test_a_picture_is_noted_where_a_power_cut_leaves_it(
+    judge: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    really = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        really(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write(tmp_path / "in/a.png", spots((5, 5, 20, 20)))
+    judge(overlays=False)
+    journal, mask = (tmp_path / "out" / name for name in (".pictures", "masks/a.png"))
+    assert synced.index(journal.stat().st_ino) < synced.index(mask.stat().st_ino)
+
+
+def test_a_file_that_cannot_be_opened_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A share that is away for a moment, a lock; after half a minute it is an error."""
+    write(tmp_path / "a.png", spots())
+    is_away = True
+    opened = Path.open
+
+    def away(path: Path, *args: Any, **options: Any) -> Any:
+        if is_away and path.name == "a.png":
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return opened(path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", away)
+    looking = Watch(tmp_path, tmp_path / "out", Stop())
+
+    def look() -> list[str]:
+        looking._look(time.monotonic())
+        names = looking._look(time.monotonic() + watch.SETTLED)
+        return [frame.error for frame in looking._frames(names)]
+
+    assert look() == []
+    monkeypatch.setattr(watch, "PATIENCE", 0)
+    (error,) = look()
+    assert os.strerror(errno.ESTALE) in error
+    monkeypatch.undo()
+    assert look() == []  # once
+    is_away, looking = False, Watch(tmp_path, tmp_path / "other", Stop())
+    assert look() == [""]
+
+
+def test_a_folder_that_cannot_be_looked_into_is_an_error_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a.png", spots())
+    write(tmp_path / "closed/b.png", spots())
+    listed = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if Path(path).name == "closed":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(watch, "PATIENCE", 0)
+    looking = Watch(tmp_path, tmp_path / "out", Stop())
+    looking._look(0.0)
+    frames = [*looking._frames(looking._look(1.0))]
+    assert sorted((frame.name, bool(frame.error)) for frame in frames) == [
+        ("a.png", False),
+        ("closed", True),
+    ]
+    looking._look(2.0)
+    assert looking._look(3.0) == []
 
 
 def test_a_run_without_watch_does_not_replace_its_results(
@@ -429,8 +563,8 @@ def test_wrong_arguments(model: Path, tmp_path: Path) -> None:
         infer_here(model, "0", out, every=0)
     with pytest.raises(FileNotFoundError, match="no such folder to watch"):
         infer_here(model, f"{folder}/*.png", out, watch=True)
-    with pytest.raises(FileNotFoundError, match="lines"):
-        infer_here(model, folder, out, jsonl=str(tmp_path / "nowhere/lines"))
+    with pytest.raises(IsADirectoryError, match=folder):
+        infer_here(model, folder, out, jsonl=folder)
     assert not out.exists()
 
 

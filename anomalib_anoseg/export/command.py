@@ -73,6 +73,9 @@ def export(
     if tile_size is not None and (export_type == "torch" or input_size is not None):
         msg = "tile_size is for openvino and onnx, in place of input_size"
         raise ValueError(msg)
+    if input_size is not None and (export_type == "torch" or min(input_size) < 1):
+        msg = f"input_size is for openvino and onnx, two numbers of at least 1, got {input_size}"
+        raise ValueError(msg)
     from anomalib.deploy import CompressionType
 
     # Further down than this package: a command is where everything meets.

@@ -1,6 +1,7 @@
 """anomalib's export, with files that are complete and say what they are."""
 
 import logging
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -191,17 +192,23 @@ def write_onnx_metadata(path: Path, metadata: dict[str, str]) -> None:
 
 
 def write_openvino_metadata(path: Path, metadata: dict[str, str]) -> None:
-    """Put the metadata into an OpenVINO model's rt_info; weights stay as they are."""
+    """Put the metadata into an OpenVINO model's rt_info; weights stay as they are.
+
+    A digest of the weights goes with it: a model whose two files are of two exports is no model.
+    """
     import openvino as ov
 
-    from anomalib_anoseg.inference.exported import SECTION
+    from anomalib_anoseg.inference.exported import SECTION, WEIGHTS, digest
 
     model = ov.Core().read_model(path)
     for name, value in metadata.items():
         model.set_rt_info(value, [SECTION, name])
     with TemporaryDirectory(dir=path.parent) as part:
         # Weights that were compressed stay compressed.
-        ov.save_model(model, Path(part) / path.name, compress_to_fp16=False)
+        save = partial(ov.save_model, model, Path(part) / path.name, compress_to_fp16=False)
+        save()  # the same model gives the same weights each time
+        model.set_rt_info(digest((Path(part) / path.name).with_suffix(".bin")), [SECTION, WEIGHTS])
+        save()
         del model  # it maps the weights it was read from
         for file in (path.with_suffix(".bin"), path):
             (Path(part) / file.name).replace(file)

@@ -104,6 +104,9 @@ def infer(
             cannot be continued, or not be replaced.
         KeyboardInterrupt: After Ctrl-C, when what was begun is done; SystemExit after SIGTERM.
     """
+    if not input:
+        msg = "input is empty: a variable that is not set?"
+        raise ValueError(msg)
     if not watch:
         refuse_watched(output)
     stop = Stop()

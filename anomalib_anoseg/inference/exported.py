@@ -15,6 +15,7 @@ from anomalib_anoseg.utils.signal_stack import kept_signal_stack
 
 OUTPUTS = {"pred_score", "anomaly_map"}
 SECTION = "anoseg"  # of rt_info or of ONNX's metadata, where an export says what it is
+WEIGHTS = "weights_digest"  # in that section of a model of OpenVINO's: of its .bin
 CHUNK = 2**20  # bytes read at once
 VIRTUAL = {"AUTO", "BATCH", "HETERO", "MULTI"}  # devices that choose among others
 
@@ -41,7 +42,8 @@ class ExportedModel:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        model = _read(path)
+        # Read once: what is copied over the files of a model at work changes nothing of it.
+        self._graph = model = _read(path)
         self.takes_tiles = len(model.inputs) > 1
         names = ("model", "version", "data")
         self.about: dict[str, Any] = {name: str(_said(model, name, "")) for name in names}
@@ -90,7 +92,7 @@ class ExportedModel:
 
     def compile(self, kind: type, device: str, hints: dict[str, Any]) -> ov.CompiledModel:
         """Return the compiled model with an input of images (1, h, w, 3) of uint8 or float32."""
-        model = _with_images(_read(self.path), kind)
+        model = _with_images(self._graph.clone(), kind)
         try:
             with kept_signal_stack():
                 return _core_for(model).compile_model(model, device, hints)
@@ -138,8 +140,10 @@ def _read(path: Path) -> ov.Model:
         if not file.is_file():
             msg = f"{file}: no such file"
             raise FileNotFoundError(msg)
+    core = ov.Core()
+    core.set_property({"ENABLE_MMAP": False})  # else weights change, or are gone, with their file
     try:
-        model = ov.Core().read_model(path)
+        model = core.read_model(path)
     except RuntimeError as error:
         msg = f"{path}: cannot be read as an OpenVINO or ONNX model, or its .bin is damaged"
         raise ValueError(msg) from error
@@ -150,13 +154,25 @@ def _read(path: Path) -> ov.Model:
     if missing:
         msg = f"{path}: not an anomaly model with a map, {', '.join(sorted(missing))} missing"
         raise ValueError(msg)
+    weights = path.with_suffix(".bin")
+    if path.suffix == ".xml" and _said(model, WEIGHTS, None) not in (None, digest(weights)):
+        msg = (
+            f"{path} was exported with other weights than {weights.name} has now: copy both files "
+            f"again (a program that changes a model must remove {WEIGHTS} from its rt_info)"
+        )
+        raise ValueError(msg)
     return model
 
 
 def _digest(path: Path) -> str:
     """Return what tells the model from others: a hash of its file and of that with its weights."""
+    return digest(path, path.with_suffix(".bin"), Path(f"{path}.data"))
+
+
+def digest(*files: Path) -> str:
+    """Return a hash of what files hold; those that are not there count for nothing."""
     found = blake2b(digest_size=8)
-    for file in (path, path.with_suffix(".bin"), Path(f"{path}.data")):
+    for file in files:
         if file.is_file():
             with file.open("rb") as data:
                 while part := data.read(CHUNK):

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from anomalib_anoseg.inference.address import without_login
 from anomalib_anoseg.inference.frames import Frame, reason
-from anomalib_anoseg.inference.journal import holds_results, without_results
+from anomalib_anoseg.inference.journal import holds_results, refuse_drawn, without_results
 from anomalib_anoseg.inference.parallel import in_order
 from anomalib_anoseg.inference.stopping import Stop
+from anomalib_anoseg.utils.files import files_below
 from anomalib_anoseg.utils.images import (
     SUFFIXES,
     Pixels,
@@ -95,10 +96,12 @@ def images_below(folder: Path, output: Path | None = None) -> list[Path]:
 
     Raises:
         FileNotFoundError: If there is no such folder, or it has no images.
+        ValueError: If infer has drawn all of them.
     """
     if not folder.is_dir():
         msg = f"{folder}: no such folder"
         raise FileNotFoundError(msg)
+    refuse_drawn(folder, output)
     return _some(without_results(folder, find_images(folder), output), str(folder))
 
 
@@ -107,6 +110,7 @@ def images_matching(pattern: str, output: Path | None = None) -> tuple[Path, lis
 
     Raises:
         FileNotFoundError: If none does.
+        ValueError: If infer has drawn all of them.
     """
     # A folder that is there is meant, whatever brackets its name has.
     parents = Path(pattern).parents
@@ -116,6 +120,7 @@ def images_matching(pattern: str, output: Path | None = None) -> tuple[Path, lis
     found = (folder / name for name in names)
     paths = sorted({p for p in found if p.suffix.lower() in SUFFIXES and p.is_file()})
     root = Path(os.path.commonpath([path.parent for path in _some(paths, pattern)]))
+    refuse_drawn(root, output)
     return root, _some(without_results(root, paths, output), pattern)
 
 
@@ -126,10 +131,9 @@ def count_others(folder: Path, output: Path) -> int:
     """
     others = [
         path
-        for path in folder.rglob("*")
+        for path in files_below(folder, [])
         if path.suffix.lower() not in SUFFIXES
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
     ]
     ours = output.resolve()
     results = {parent for parent in {path.parent for path in others} if holds_results(parent, ours)}

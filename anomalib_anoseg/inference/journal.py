@@ -7,6 +7,7 @@ from contextlib import suppress
 from mmap import ACCESS_READ, mmap
 from pathlib import Path, PurePosixPath
 from threading import Lock
+from typing import Any
 
 JOURNAL = ".pictures"  # in the folder of results: names of files, each ended by a zero byte
 KINDS = ("masks", "overlays")  # folders that pictures are written to
@@ -16,24 +17,58 @@ class Appended:
     """A file to which each write adds all of its bytes or nothing.
 
     Args:
-        path: Where.
+        path: Where. If another program replaces the file, as many do that save one, what follows
+            is added to the new one.
         kept: Go on where it ends instead of emptying it.
+        head: The line that it begins with, if what is added are lines.
 
     Raises:
         OSError: If it cannot be written.
     """
 
-    def __init__(self, path: Path, *, kept: bool) -> None:
-        self._file = path.open("ab" if kept else "wb", buffering=0)
+    def __init__(self, path: Path, *, kept: bool, head: bytes = b"") -> None:
+        self._path, self._head = path, head
         self._lock = Lock()
+        self._open("ab" if kept else "wb")
 
-    def write(self, data: bytes) -> None:
-        """Add bytes; where the disk is full, raise and leave what was there before."""
+    def _open(self, mode: str) -> None:
+        self._file: Any = self._path.open(mode, buffering=0)
+        if not os.fstat(self._file.fileno()).st_size:
+            self._add(self._head)
+        elif self._head and not self._ends():
+            self._add(b"\r\n")
+
+    def write(self, data: bytes, *, to_disk: bool = False) -> None:
+        """Add bytes; where the disk is full, raise and leave what was there before.
+
+        Args:
+            data: What to add.
+            to_disk: Wait until it would survive a power cut.
+        """
         with self._lock:
-            end = self._file.tell()
-            if self._file.write(data) != len(data):
-                self._file.truncate(end)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
+            if not self._is_in_place():
+                self._file.close()
+                self._open("ab")
+            self._add(data)
+            if to_disk:
+                os.fsync(self._file.fileno())
+
+    def _is_in_place(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
+        except FileNotFoundError:
+            return False
+
+    def _ends(self) -> bool:
+        with self._path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read() == b"\n"
+
+    def _add(self, data: bytes) -> None:
+        end = self._file.tell()
+        if self._file.write(data) != len(data):
+            self._file.truncate(end)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
 
     def close(self) -> None:
         """Close the file."""
@@ -54,8 +89,11 @@ class Journal:
         self.close = self._list.close
 
     def add(self, picture: PurePosixPath) -> None:
-        """Note a picture, named relative to the folder, that is about to be written."""
-        self._list.write(_entry(picture))
+        """Note a picture, named relative to the folder, that is about to be written.
+
+        Also for after a power cut: a picture that is not noted is nobody's, and stays.
+        """
+        self._list.write(_entry(picture), to_disk=True)
 
     def __contains__(self, picture: PurePosixPath) -> bool:
         # Asked for pictures that exist already, which are few: no memory is spent on the others.
@@ -97,6 +135,20 @@ def without_results(root: Path, paths: list[Path], output: Path | None) -> list[
     drawn = {folder / kind for folder in results for kind in KINDS}
     kept = {parent for parent in parents if drawn.isdisjoint((parent, *parent.parents))}
     return [path for path in paths if path.parent in kept]
+
+
+def refuse_drawn(folder: Path, output: Path | None) -> None:
+    """Refuse pictures that infer has drawn, or will, as its input.
+
+    Raises:
+        ValueError: If the folder is, or lies in, masks/ or overlays/ of a folder of results.
+    """
+    ours = None if output is None else output.resolve()
+    place = folder.resolve()
+    for drawn in (place, *place.parents):
+        if drawn.name in KINDS and holds_results(drawn.parent, ours):
+            msg = f"{folder}: is where infer draws to, {drawn}: give the folder of the images"
+            raise ValueError(msg)
 
 
 def holds_results(folder: Path, ours: Path | None) -> bool:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import RawIOBase
+from pathlib import Path
 from typing import Any
 
 from anomalib_anoseg.inference.table import Row
@@ -17,7 +18,8 @@ def json_lines(target: str | None, *, kept: bool) -> Iterator[Callable[[Row], No
     """Give a function that writes a row at once.
 
     Args:
-        target: A file, a named pipe, ``-`` for standard output, or None: nothing is written.
+        target: A file, whose folder is made if needed, a named pipe, ``-`` for standard output, or
+            None: nothing is written.
         kept: Add to a file that exists instead of replacing it.
 
     Raises:
@@ -26,6 +28,8 @@ def json_lines(target: str | None, *, kept: bool) -> Iterator[Callable[[Row], No
     if target is None:
         yield lambda _: None
         return
+    if target != STDOUT:
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
     file = sys.stdout.fileno() if target == STDOUT else target
     # Unbuffered: after a broken pipe nothing is left to be written when Python ends.
     with open(file, "ab" if kept else "wb", buffering=0, closefd=target != STDOUT) as stream:

@@ -33,6 +33,7 @@ SUMMARY = "results.json"
 # Rows can be compared where these are the same; where the model's file lies, and what another
 # version or installation says beside them, changes no row.
 DECIDE = ("digest", "image_threshold", "pixel_threshold", "smallest_defect", "input")
+DRAWN = (("masks", ".png"), ("overlays", ".jpg"), ("overlays", ".png"))
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -91,11 +92,8 @@ class Records:
         else:
             remove_earlier(folder)
         self._journal = Journal(folder, kept=kept)
-        self._table = Appended(folder / TABLE, kept=kept)
-        if not (folder / TABLE).stat().st_size:
-            self._table.write(line(Row._fields))
-        # Room for the summary's end: a disk that is full by then can still be written to.
-        self._summary = (folder / SUMMARY).open("wb", buffering=0)
+        self._table = Appended(folder / TABLE, kept=kept, head=line(Row._fields))
+        self._kept = kept
         self.summarise()
 
     def __enter__(self) -> Self:
@@ -109,7 +107,7 @@ class Records:
             self.ended = "interrupted" if isinstance(error, KeyboardInterrupt) else reason(error)
             self._recount()  # it may have come between a row and its count
         self.summarise()
-        for file in (self._table, self._journal, self._summary):
+        for file in (self._table, self._journal):
             file.close()
 
     def draw(self, seen: tuple[Frame, Prediction | None]) -> Row:
@@ -119,6 +117,13 @@ class Records:
             OSError: If the disk is full; everything else is the row's error.
         """
         frame, prediction = seen
+        drawn: set[PurePosixPath] = set()
+        row = self._draw(frame, prediction, drawn)
+        if self._kept:
+            self._discard(frame.name, drawn)
+        return row
+
+    def _draw(self, frame: Frame, prediction: Prediction | None, drawn: set[PurePosixPath]) -> Row:
         row = Row(readable(frame.name), time=to_text(frame.time), error=frame.error)
         if frame.image is None or prediction is None:
             return row
@@ -133,10 +138,11 @@ class Records:
             label = "defective" if finding.defective else "good"
             row = row._replace(label=label, defect_area=str(finding.area), boxes=boxes)
             if self._masks:
-                self._write("masks", frame.name, ".png", finding.mask)
+                drawn.add(self._write("masks", frame.name, ".png", finding.mask))
             if self._overlays:
                 overlay = outline(frame.image, finding.mask)
-                self._write("overlays", frame.name, overlay_suffix(height, width), overlay)
+                suffix = overlay_suffix(height, width)
+                drawn.add(self._write("overlays", frame.name, suffix, overlay))
         except Exception as error:
             if isinstance(error, OSError) and error.errno in DISK_FULL:
                 raise
@@ -155,9 +161,17 @@ class Records:
         drift = self._drift.compare()
         found = {"drift": drift and drift._asdict(), "ended": readable(self.ended)}
         summary = self._about | counts | found
-        self._summary.seek(0)
-        self._summary.write(json.dumps(summary, indent=2).encode() + b"\n")
-        self._summary.truncate()
+        text = json.dumps(summary, indent=2).encode() + b"\n"
+        path = self._folder / SUMMARY
+        try:
+            with complete_file(path) as part:
+                part.write_bytes(text)
+        except OSError as error:
+            if error.errno not in DISK_FULL or not path.exists():
+                raise
+            with path.open("rb+") as file:  # there is room where the last one is
+                file.write(text)
+                file.truncate()
 
     def report(self) -> str:
         """Return in two lines what was found, and where it is; in a third one what has changed."""
@@ -195,7 +209,17 @@ class Records:
             above = float(row.score) > self._thresholds.image
             self.counts["below_smallest_defect"] += above and row.label == "good"
 
-    def _write(self, kind: str, name: str, suffix: str, picture: NDArray[np.uint8]) -> None:
+    def _discard(self, name: str, drawn: set[PurePosixPath]) -> None:
+        """Remove the pictures of what an image was before that no new one has replaced."""
+        for kind, suffix in DRAWN:
+            relative = PurePosixPath(kind) / picture_name(name, suffix)
+            path = self._folder / relative
+            if relative not in drawn and path.exists() and relative in self._journal:
+                path.unlink()
+
+    def _write(
+        self, kind: str, name: str, suffix: str, picture: NDArray[np.uint8]
+    ) -> PurePosixPath:
         relative = PurePosixPath(kind) / picture_name(name, suffix)
         path = self._folder / relative
         data = encode(suffix, picture)
@@ -207,6 +231,7 @@ class Records:
             raise FileExistsError(msg)
         with complete_file(path) as part:
             part.write_bytes(data)
+        return relative
 
 
 def read_summary(path: Path) -> dict[str, Any]:
@@ -225,11 +250,18 @@ def refuse_watched(folder: Path) -> None:
     """Refuse to replace what a run with --watch has found: its images may be gone.
 
     Raises:
-        ValueError: If results.json says that they are of such a run.
+        ValueError: If results.json says that they are of such a run, or nothing of a table.
     """
     path = folder / SUMMARY
-    if read_summary(path).get("watch"):
+    found = read_summary(path)
+    if found.get("watch"):
         msg = f"{path} is of infer --watch: choose another --output, or go on with --watch"
+        raise ValueError(msg)
+    if path.exists() and not found and any(read_rows(folder / TABLE)):
+        msg = (
+            f"{path} cannot be read, so whether {TABLE} is of infer --watch is not known: choose "
+            f"another --output, or remove {SUMMARY}"
+        )
         raise ValueError(msg)
 
 

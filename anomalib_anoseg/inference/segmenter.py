@@ -54,12 +54,12 @@ class Segmenter:
             device, or it cannot compile the model.
     """
 
-    def __init__(self, model: Path, device: str = "CPU", precision: str = "default") -> None:
+    def __init__(self, model: Path | str, device: str = "CPU", precision: str = "default") -> None:
         self._device = find_device(device)
         self._hints: dict[str, Any] = {"PERFORMANCE_HINT": "THROUGHPUT"}
         if precision != "default":
             self._hints["INFERENCE_PRECISION_HINT"] = precision
-        self.model = ExportedModel(model)
+        self.model = ExportedModel(Path(model))
         self._idle: dict[type, _Requests] = {}
         self._suspects: set[_Size] = set()
         self._tiled: dict[type, TiledModel] = {}
@@ -70,7 +70,11 @@ class Segmenter:
             self._requests(np.uint8)
 
     def __call__(self, frames: Iterable[Frame]) -> Iterator[Seen]:
-        """Yield each frame with its prediction; None, and an error, where it has none."""
+        """Yield each frame with its prediction; None, and an error, where it has none.
+
+        Images are as read_image gives them: (h, w, 3), uint8, or float32 in [0, 1].
+        """
+        frames = map(_with_known_pixels, frames)
         if self.model.takes_tiles:
             yield from map(self._in_tiles, frames)
             return
@@ -199,6 +203,24 @@ class _Job(NamedTuple):
             if self.request is not None:
                 self.request.wait()
                 self.idle.append(self.request)
+
+
+def _with_known_pixels(frame: Frame) -> Frame:
+    """Return a frame, with an error where its image is of another kind than the graph takes."""
+    image = frame.image
+    if image is None or (image.ndim == 3 and image.shape[2] == 3 and _is_known(image)):
+        return frame
+    return _failed(
+        frame,
+        f"{image.dtype} {image.shape}, up to {image.max():g}, is no image (h, w, 3) of uint8, or "
+        "of float32 in [0, 1]",
+    )
+
+
+def _is_known(image: Pixels) -> bool:
+    if image.dtype == np.float32:
+        return bool(image.min() >= 0 and image.max() <= 1)
+    return image.dtype == np.uint8
 
 
 def _size(image: Pixels) -> _Size:

@@ -7,6 +7,7 @@ from pathlib import Path
 from anomalib_anoseg.inference.address import without_login
 from anomalib_anoseg.inference.files import Files, images_below, images_matching
 from anomalib_anoseg.inference.frames import Source
+from anomalib_anoseg.inference.journal import refuse_drawn
 from anomalib_anoseg.inference.live import Live
 from anomalib_anoseg.inference.stopping import Stop
 from anomalib_anoseg.inference.video import Video, is_live
@@ -35,7 +36,7 @@ def open_source(source: str, output: Path | None, every: int, stop: Stop) -> Sou
     Raises:
         FileNotFoundError: If there is no such file, or the folder or the glob has no images.
         ValueError: If a video, stream or camera cannot be opened, a file is neither image nor
-            video, or ``every`` cannot be used.
+            video, infer has drawn what is named, or ``every`` cannot be used.
     """
     path = Path(source)
     if _is_moving(path) if path.exists() else is_live(source):
@@ -46,6 +47,7 @@ def open_source(source: str, output: Path | None, every: int, stop: Stop) -> Sou
     if path.is_dir():
         return Files(path, images_below(path, output), stop)
     if path.exists():
+        refuse_drawn(path.parent, output)
         return Files(path.parent, [path], stop)
     if glob.has_magic(source):
         return Files(*images_matching(source, output), stop)

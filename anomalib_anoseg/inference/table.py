@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 TABLE = "results.csv"
+BOM = b"\xef\xbb\xbf"  # what spreadsheets put before UTF-8
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LONGEST = 2**31 - 1  # characters of a field; csv's own limit is the boxes of some 8,000 defects
 
@@ -55,6 +56,7 @@ def read_rows(path: Path) -> Iterator[Row]:
         return
     csv.field_size_limit(LONGEST)  # of the process; there is none of a reader
     with path.open("rb") as file:
+        file.seek(len(BOM) if file.read(len(BOM)) == BOM else 0)
         rows = csv.reader(text.decode() for text in _whole_lines(file))
         try:
             if tuple(next(rows, ())) != Row._fields and not _is_begun(file):
@@ -75,7 +77,7 @@ def _is_begun(file: BinaryIO) -> bool:
     """Return whether a file without whole lines is empty, or has a part of the first one."""
     file.seek(0)
     header = line(Row._fields)
-    return header.startswith(file.read(len(header)))
+    return header.startswith(file.read(len(header)).removeprefix(BOM))
 
 
 def _whole_lines(file: Iterable[bytes]) -> Iterator[bytes]:

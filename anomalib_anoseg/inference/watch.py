@@ -4,14 +4,13 @@ import os
 import stat
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from anomalib_anoseg.inference.address import without_login
 from anomalib_anoseg.inference.files import Files, written
 from anomalib_anoseg.inference.frames import Frame, reason
-from anomalib_anoseg.inference.journal import KINDS, holds_results
+from anomalib_anoseg.inference.journal import KINDS, holds_results, refuse_drawn
 from anomalib_anoseg.inference.stopping import Stop
 from anomalib_anoseg.inference.table import TABLE, file_of, judged_files, readable
 from anomalib_anoseg.utils.images import SUFFIXES
@@ -20,6 +19,7 @@ SETTLED = 0.5  # seconds without a change after which a file is whole
 POLL = 0.2  # seconds between two looks, at least
 SHARE = 0.2  # of a processor, at most, that looking at many files takes
 ENDINGS = tuple(SUFFIXES)
+PATIENCE = 30.0  # seconds for which a file that cannot be opened is tried again, each SETTLED
 ROUND = 200  # files; those that have come meanwhile are then put in order with the rest
 
 
@@ -34,8 +34,10 @@ class _State(NamedTuple):
 class Watch:
     """The frames of images that appear in a folder or below it.
 
-    A file is judged when it has not changed for half a second; an empty one is waited for. A file
-    that is written again is a new image. What is gone before its turn has never been there.
+    A file is judged when it has not changed for half a second; an empty one is waited for, and for
+    half a minute one that cannot be opened, as on a share that is away for a moment. A file that is
+    written again is a new image. What is gone before its turn has never been there. A folder that
+    cannot be looked into is an image with an error.
 
     Args:
         folder: Looked at again and again; links to folders are not followed.
@@ -44,19 +46,21 @@ class Watch:
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If the table has other columns.
+        ValueError: If the table has other columns, or the folder is where infer draws to.
     """
 
     def __init__(self, folder: Path, output: Path, stop: Stop) -> None:
         if not folder.is_dir():
             msg = f"{without_login(str(folder))}: no such folder to watch"
             raise FileNotFoundError(msg)
+        refuse_drawn(folder, output)
         self.missing = ""
         self._folder, self._stop = folder, stop
         self._identity = _identity(folder)
         self._output = output.resolve()
         self._judged = judged_files(output / TABLE)
         self._found: dict[str, _State] = {}
+        self._refused: dict[str, float] = {}  # files that could not be opened, and since when
 
     def __len__(self) -> int:
         """Return 0: nobody knows how many images will come."""
@@ -92,12 +96,15 @@ class Watch:
         return sorted(whole, key=lambda name: (found[name].time, name))[:ROUND]
 
     def _states(self, folder: Path, prefix: str, now: float) -> Iterator[tuple[str, _State]]:
-        """Yield the images below a folder, but none that infer has drawn."""
+        """Yield the images below a folder, but none that infer has drawn.
+
+        And what cannot be looked into, of a time that it keeps.
+        """
         drawn = KINDS if holds_results(folder, self._output) else ()
         with os.scandir(folder) as entries:  # one by one: with what it caches an entry takes 1 kB
             for entry in entries:
-                with suppress(OSError):  # gone meanwhile
-                    name = prefix + entry.name
+                name = prefix + entry.name
+                try:
                     if entry.is_dir(follow_symlinks=False):
                         if entry.name not in drawn:
                             yield from self._states(folder / entry.name, f"{name}/", now)
@@ -105,14 +112,32 @@ class Watch:
                         status = entry.stat()
                         if stat.S_ISREG(status.st_mode):
                             yield name, _State(written(status), status.st_size, now)
+                except PermissionError:
+                    yield name, _State(_time(folder / entry.name), 1, now)
+                except OSError:  # gone meanwhile
+                    continue
 
     def _frames(self, names: list[str]) -> Iterator[Frame]:
         for frame in Files(self._folder, [self._folder / name for name in names], self._stop):
             name = file_of(frame.name)
-            if frame.error and not _exists(self._folder / name):
+            if frame.error and not self._is_final(name):
                 continue
+            self._refused.pop(name, None)
             self._judged[readable(name)] = frame.time
             yield frame
+
+    def _is_final(self, name: str) -> bool:
+        """Return whether a file that could not be read never will be; else it is tried again."""
+        try:
+            (self._folder / name).open("rb").close()
+        except FileNotFoundError:
+            return False
+        except OSError:
+            now = time.monotonic()
+            if now - self._refused.setdefault(name, now) < PATIENCE:
+                self._found[name] = self._found[name]._replace(since=now)
+                return False
+        return True
 
     def _wait(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -125,9 +150,9 @@ def _identity(folder: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _exists(path: Path) -> bool:
+def _time(path: Path) -> int:
+    """Return a frame's time of a file; 0, as there, where nobody may know."""
     try:
-        path.stat()
+        return written(path.stat())
     except OSError:
-        return False
-    return True
+        return 0

@@ -17,7 +17,14 @@ def report(results: list[Path], output: Path = Path("results/report.html")) -> i
 
     Returns:
         The exit status, 0.
+
+    Raises:
+        OSError: If there is no such file or folder.
+        ValueError: If there are no results, or the page would be written over its own tables.
     """
+    if output.suffix.lower() == ".md":
+        msg = f"output is the page, and Markdown is written beside it: {output} is taken"
+        raise ValueError(msg)
     found = read_results(results)
     tables = compare(found.runs)
     table = output.with_suffix(".md")

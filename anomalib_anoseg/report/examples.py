@@ -188,8 +188,8 @@ def make_examples(batch: Any, masks: Tensor | None, threshold: float) -> Iterato
             score=score,
             image=photograph(small(batch.image[index][None].float())),
             ratio=batch.image.shape[-1] / batch.image.shape[-2],
-            mask=None if masks is None else levels(small(masks[index][None].float())),
-            anomaly_map=levels(small(anomaly_map)),
+            mask=None if masks is None else levels(small(masks[index][None].float(), highest=True)),
+            anomaly_map=levels(small(anomaly_map, highest=True)),
             area=float((anomaly_map > threshold).float().mean()),
         )
 

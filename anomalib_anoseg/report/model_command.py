@@ -20,6 +20,7 @@ from anomalib_anoseg.report.pages import Scores, model_page, write
 from anomalib_anoseg.training.data_check import masks_of
 from anomalib_anoseg.training.image_reading import read_by_ours
 from anomalib_anoseg.training.remembering import warn_if_remembered
+from anomalib_anoseg.utils.files import require_place
 from anomalib_anoseg.utils.image_header import read_header
 from anomalib_anoseg.utils.masks import check_mask
 
@@ -51,7 +52,7 @@ def page(
         The exit status: 0, or 1 if an image could not be read or judged.
 
     Raises:
-        FileNotFoundError: If there is no checkpoint.
+        OSError: If there is no checkpoint, or the page cannot be written.
         ValueError: If it is truncated, or of another model; if there is no such device; if a mask
             cannot be that of its image; or if most is negative.
     """
@@ -59,6 +60,7 @@ def page(
         msg = f"--most must be at least 0 images, got {most}"
         raise ValueError(msg)
     where = find_device(device)
+    require_place(output)
     model = AnoSeg.load_from_checkpoint(ckpt_path, map_location="cpu")
     metrics: list[Any] = [*default_metrics()]
     scores = Scores([], [])

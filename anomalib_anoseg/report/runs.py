@@ -104,7 +104,7 @@ def _files(path: Path) -> list[Path]:
         raise FileNotFoundError(msg)
     if path.is_file():
         return [path]
-    return sorted(file for file in path.rglob("*") if file.suffix in {".csv", ".json"})
+    return sorted(p for p in path.rglob("*") if p.suffix in {".csv", ".json"} and p.is_file())
 
 
 class _Found(NamedTuple):

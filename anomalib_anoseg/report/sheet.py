@@ -99,8 +99,8 @@ def sheet(
 
 
 def _format(output: Path) -> str:
-    known = Image.registered_extensions()
-    if output.suffix.lower() not in known:
+    known = Image.registered_extensions()  # which also loads what can save
+    if known.get(output.suffix.lower()) not in Image.SAVE:
         msg = f"output must end as a picture does, such as .png, got {output.name}"
         raise ValueError(msg)
     return known[output.suffix.lower()]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, max_pool2d
+from torch.nn.functional import adaptive_avg_pool2d, adaptive_max_pool2d, max_pool2d
 from torchvision.transforms.v2.functional import to_pil_image
 
 from anomalib_anoseg.inference.table import readable
@@ -19,13 +19,16 @@ def short_name(path: str) -> str:
     return readable(f"{Path(path).parent.name}/{Path(path).name}")
 
 
-def small(images: Images, side: int = SIDE) -> Tensor:
-    """Return (c, h, w) of (1, c, h, w), reduced to so many pixels of the longer side."""
+def small(images: Images, side: int = SIDE, *, highest: bool = False) -> Tensor:
+    """Return (c, h, w) of (1, c, h, w), reduced to so many pixels of the longer side.
+
+    To means, or to the highest values: a defect of a few pixels is then still seen.
+    """
     height, width = images.shape[-2:]
     scale = side / max(height, width)
     if scale < 1:
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
-        images = interpolate(images, size, mode="area")
+        images = adaptive_max_pool2d(images, size) if highest else adaptive_avg_pool2d(images, size)
     return images[0]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anomalib_anoseg.inference.files import images_below
+from anomalib_anoseg.utils.files import require_place
 
 if TYPE_CHECKING:
     from anomalib_anoseg.training.adaptation import Adaptation
@@ -59,9 +60,7 @@ def adapt(
 
 def _refuse_places(output: Path, export: Path | None) -> None:
     """Refuse where nothing can be written before minutes were spent."""
-    if output.is_dir():
-        msg = f"output must be a file, such as adapted.ckpt, got the folder {output}"
-        raise ValueError(msg)
+    require_place(output)
     if export is not None and export.exists() and not export.is_dir():
         msg = f"export must be a folder, got the file {export}"
         raise ValueError(msg)

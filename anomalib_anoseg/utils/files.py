@@ -13,6 +13,35 @@ NEARLY_FULL = 2**24  # bytes, more than these libraries write at a time
 NO_SYNC_OF_FOLDERS = {errno.EBADF, errno.EINVAL, errno.ENOTSUP}
 
 
+def files_below(folder: Path, unread: list[Path]) -> Iterator[Path]:
+    """Yield every file below a folder; links to folders are not followed.
+
+    Args:
+        folder: Where to look; without it there are none.
+        unread: Gets the folders below it that cannot be looked into.
+
+    Raises:
+        PermissionError: If it is the folder itself.
+    """
+
+    def failed(error: OSError) -> None:
+        if isinstance(error, FileNotFoundError | NotADirectoryError):  # gone meanwhile
+            return
+        if Path(error.filename) == folder:
+            raise error
+        unread.append(Path(error.filename))
+
+    for place, _, names in os.walk(folder, onerror=failed):
+        for name in names:
+            path = Path(place, name)
+            try:
+                is_file = path.is_file()
+            except OSError:  # in a folder that can be listed and nothing else
+                is_file = True
+            if is_file:
+                yield path
+
+
 @contextmanager
 def complete_file(path: Path) -> Iterator[Path]:
     """Give a name to write to, beside the file, whose place it takes if nothing goes wrong."""
@@ -25,6 +54,22 @@ def complete_file(path: Path) -> Iterator[Path]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def require_place(output: Path) -> None:
+    """Refuse where a file cannot be written, before minutes are spent on what goes into it.
+
+    Raises:
+        OSError: If its folder cannot be made or written to.
+        ValueError: If it is a folder.
+    """
+    if output.is_dir():
+        msg = f"output must be a file, got the folder {output}"
+        raise ValueError(msg)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    part = output.with_name(output.name + ".part")
+    part.touch()
+    part.unlink()
 
 
 @contextmanager

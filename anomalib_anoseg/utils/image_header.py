@@ -120,6 +120,9 @@ def parse_header(file: BinaryIO, page: int = 0) -> Header:
         if image.format == "MPEG":  # whose size Pillow knows, and none of whose pictures
             msg = "a video"
             raise UnidentifiedImageError(msg)
+        if depth is None and image.mode[0] in "IF":  # what convert("RGB") makes white
+            msg = f"more than 8 bits in {image.format}: save it as PNG or TIFF"
+            raise ValueError(msg)
         width, height = image.size
         orientation = orientation_of(image)
         if orientation in TURNS and TURNS[orientation][0]:

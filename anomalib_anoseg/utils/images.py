@@ -11,7 +11,8 @@
 - **Orientation**: images are turned upright as EXIF says.
 - **Size**: Pillow's limit of pixels, which is for files of strangers, does not hold.
 - **Refused**, by name: signed and 32-bit integers, half floats, deep TIFFs in other colours than
-  grey and RGB, in planes, or compressed other than by LZW, Deflate or PackBits.
+  grey and RGB, in planes, or compressed other than by LZW, Deflate or PackBits, and deep images in
+  other formats than PNG, PNM and TIFF.
 """
 
 import io
@@ -23,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from anomalib_anoseg.utils.files import files_below
 from anomalib_anoseg.utils.image_header import (
     TIFF_MAGIC,
     TURNS,
@@ -41,10 +43,16 @@ ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Return every image below a folder, sorted."""
-    return sorted(
-        path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()
-    )
+    """Return every image below a folder, sorted, and the folders that cannot be looked into.
+
+    Who reads one of these gets the error: its images do not go missing without a word.
+
+    Raises:
+        PermissionError: If it is the folder itself that cannot be looked into.
+    """
+    unread: list[Path] = []
+    found = [path for path in files_below(folder, unread) if path.suffix.lower() in SUFFIXES]
+    return sorted(found + unread)
 
 
 def read_image(path: Path, page: int = 0) -> Pixels:
@@ -95,6 +103,8 @@ def _read_shallow(data: bytes, page: int, orientation: int) -> NDArray[np.uint8]
             decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
             if decoded is not None:  # else Pillow has the words for what is wrong
                 return _turned(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), orientation)
+        if image.format != "TIFF":  # which Pillow turns as it decodes it
+            return _turned(np.array(image.convert("RGB")), orientation)
         ImageOps.exif_transpose(image, in_place=True)
         return np.array(image.convert("RGB"))
 

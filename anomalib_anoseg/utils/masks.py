@@ -99,9 +99,9 @@ def _extremes(image: Image.Image) -> list[tuple[float, float]]:
 
 
 def _require_two_values(name: str, levels: Sequence[float], counts_as: str) -> None:
-    if len(levels) > 2:
+    if len(levels) > 2 or (len(levels) == 2 and levels[0] > 0):
         msg = (
             f"{name} has {len(levels)} grey values from {levels[0]} to {levels[-1]}, of "
-            f"which every one above 0 counts as {counts_as}: save it with two values, as PNG"
+            f"which every one above 0 counts as {counts_as}: save it with 0 and 255, as PNG"
         )
         raise GreyMaskError(msg)

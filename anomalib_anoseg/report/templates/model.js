@@ -19,6 +19,7 @@ const WHITE = pixel(255, 255, 255, 255);
 
 // A map's value v is stored as the whole part of 256 v.
 const level = () => Math.round(Number(byId("threshold").value) * 256);
+const START = level();
 
 function paint(canvas, map, palette) {
   canvas.width = map.width;
@@ -36,8 +37,9 @@ function drawMask(row) {
   const palette = INFERNO.map((_, v) => (v >= threshold ? WHITE : BLACK));
   paint(row.querySelector(".mask"), map, palette);
   if (row === current) paint(byId("detail-mask"), map, palette);
+  // Large maps are reduced to their highest values, which cover a little more than the defect.
   const marked = map.counts.slice(threshold).reduce((sum, count) => sum + count, 0);
-  row.dataset.area = marked / map.values.length;
+  row.dataset.area = threshold === START ? row.dataset.exact : marked / map.values.length;
   row.querySelector(".area").textContent = `${(100 * row.dataset.area).toFixed(1)} %`;
 }
 
