@@ -27,7 +27,7 @@ class Answers(NamedTuple):
         good: Scores of good images, (n,).
         bad: Scores of synthetic anomalies, (m,).
         unseen: Scores of the good images, each as if it had not been among those that standardise
-            the decision, (n,).
+            the decision, (n,); a detector's own, which says nothing of it.
         peaks: Likewise the highest value of each one's map, (n,).
         pixel_cut: The pixel threshold with the best IoU on the synthetic anomalies; None with a
             memory, whose decision has one of its own.
@@ -62,20 +62,21 @@ def calibrate(module: Any, images: Sequence[Images]) -> Answers:
         if model.memory is not None:
             sums = model.decision.fit(map(model.witnesses, _in_batches(images, module.device)))
         for batch in _in_batches(images, module.device):
-            if model.memory is not None and model.detector is None:
+            if model.memory is not None:
                 said = model.witnesses(batch)
-                good.append(image_score(model.decision(*said)))
                 # The decision was standardised by these images themselves.
                 maps = model.decision.left_out(said, sums, sum(map(len, unseen)))
+            if model.memory is not None and model.detector is None:
+                good.append(image_score(model.decision(*said)))
                 unseen.append(image_score(maps))
             else:
                 answer = model(batch)
                 good.append(answer.pred_score)
                 unseen.append(answer.pred_score)
+            if best is not None:
                 maps = answer.anomaly_map
-                if best is not None:
-                    nothing = torch.zeros_like(maps, dtype=torch.bool)
-                    best.update(ImageBatch(batch, anomaly_map=maps, gt_mask=nothing))
+                nothing = torch.zeros_like(maps, dtype=torch.bool)
+                best.update(ImageBatch(batch, anomaly_map=maps, gt_mask=nothing))
             peaks.append(maps.amax((1, 2, 3)))
             # An image's score is that of its worst place, however much lies around it.
             parts, place, inside = as_trained(module, batch)

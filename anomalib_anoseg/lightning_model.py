@@ -43,10 +43,11 @@ from anomalib_anoseg.networks.region import Polygons, plain_region
 from anomalib_anoseg.post_processor import PostProcessor
 from anomalib_anoseg.pre_processor import PreProcessor
 from anomalib_anoseg.synthesis.laws import Anomalies, Variation, laws_from
-from anomalib_anoseg.synthesis.variation import variation_from
-from anomalib_anoseg.torch_model import SMALLEST_SIDE, AnoSegModel, Segmentation, check_images
+from anomalib_anoseg.synthesis.variation import RandomVariation, variation_from
+from anomalib_anoseg.torch_model import AnoSegModel, Segmentation, check_images
 from anomalib_anoseg.training.crops import CropBatch, TrainOnCrops
 from anomalib_anoseg.training.data_check import DataCheck
+from anomalib_anoseg.training.good_images import preparation_of
 from anomalib_anoseg.training.last_checkpoint import LastCheckpoint
 from anomalib_anoseg.training.learning_rate import resume_with, warmup_cosine
 from anomalib_anoseg.training.loss_guard import LossGuard, check_weights
@@ -75,7 +76,7 @@ from anomalib_anoseg.utils.checks import (
 )
 from anomalib_anoseg.utils.inside import inside_of
 from anomalib_anoseg.utils.seeds import own_seed
-from anomalib_anoseg.utils.shapes import Images, Insides, Masks
+from anomalib_anoseg.utils.shapes import SMALLEST_SIDE, Images, Insides, Masks
 
 OURS = "AnoSeg's own PreProcessor, or none"
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -217,7 +218,8 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         self.reconstruction_weight: float = arguments["reconstruction_weight"]
         self.adversarial_weight: float = arguments["adversarial_weight"]
         self.segmentation_loss = SEGMENTATION_LOSSES[arguments["segmentation_loss"]]
-        if arguments["variation"]:  # a user's own augmentations are not in a checkpoint
+        # A user's own augmentations are not in a checkpoint.
+        if arguments["variation"] or isinstance(self.variation, RandomVariation):
             self.variation = variation_from(arguments["variation"])
         self.anomaly_generator = AnomalyGenerator(laws_from(Anomalies, arguments["anomalies"]))
         networks = self.architecture(arguments)
@@ -247,13 +249,13 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         """Keep checkpoints whole, and train without validation images if there are none.
 
         Raises:
-            ValueError: If validation is asked for and the data module has no images for it, or
-                training in a precision that it does not know.
+            ValueError: If validation is asked for and the data module has no images for it, or a
+                precision that it does not know.
         """
         super().setup(stage)
-        if stage == "fit" and self.trainer.precision not in PRECISIONS:
+        if self.trainer.precision not in PRECISIONS:
             known = ", ".join(PRECISIONS)
-            msg = f"--trainer.precision {self.trainer.precision}: AnoSeg trains in {known}"
+            msg = f"--trainer.precision {self.trainer.precision}: AnoSeg works in {known}"
             raise ValueError(msg)
         # anomalib.engine, which this needs, loads the models and with them this module.
         from anomalib_anoseg.training.checkpoint_io import use_whole_checkpoints
@@ -329,10 +331,14 @@ class AnoSeg(ExportMixin, AnomalibModule):  # type: ignore[misc]  # Lightning ha
         memory, trainer = self.model.memory, self.trainer
         if memory is None:
             return
-        images = TrainingImages(trainer.train_dataloader, self.pre_processor)
-        if trainer.ckpt_path is not None:
+        images = TrainingImages(trainer.train_dataloader, preparation_of(self.pre_processor))
+        # Lightning's finders of a learning rate or a batch size go back to a checkpoint, too, of a
+        # memory that is still empty.
+        if trainer.ckpt_path is not None and self.remembered:
             if trainer.is_global_zero:
-                warn_of_changes(self.remembered, images)
+                warn_of_changes(self.remembered, images, self.seed)
+            if isinstance(self.post_processor, PostProcessor):
+                self.post_processor.leave_out(self.remembered)
             return
         filled: Any = None
         if trainer.is_global_zero:

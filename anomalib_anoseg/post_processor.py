@@ -1,6 +1,6 @@
 """Thresholds that need no defective image, and a normalisation that loses nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from anomalib_anoseg.calibration import calibrate
 from anomalib_anoseg.networks.decision import ANOMALOUS_SCORE
+from anomalib_anoseg.training.good_images import preparation_of
 from anomalib_anoseg.training.hold_out import HeldOut
 from anomalib_anoseg.utils.checks import (
     require_not_negative,
@@ -58,8 +59,8 @@ class PostProcessor(AnomalibPostProcessor):
     pixel threshold, since a lower one would find more of a defect's surroundings, not more defects.
 
     Maps and scores are probabilities. They are normalised by a line from 0 to the threshold and
-    another one from the threshold to 1, which puts the threshold at 0.5. Nothing is clamped and no
-    order is lost, so that metrics over all thresholds do not change.
+    another one from the threshold to 1, which puts the threshold at 0.5. No order is lost, so that
+    metrics over all thresholds do not change.
 
     Trained without a data module, as with bare data loaders, the thresholds stay at 0.5.
 
@@ -173,15 +174,18 @@ class PostProcessor(AnomalibPostProcessor):
 
         With a rate what the threshold promises, without one what was seen on the same images.
         """
-        cut = self.normalized_image_threshold
-        return _expected(self.normalized_good_scores, cut, self.false_alarm_rate)
+        cut, rate = self.normalized_image_threshold, self.false_alarm_rate
+        raised = _raised(self.good_scores, rate, self.usual_threshold, only_in_need=True)
+        return _expected(self.normalized_good_scores, cut, rate, raised)
 
     @property
     def mask_false_alarms(self) -> FalseAlarms | None:
         """How many good images will have a mask with any pixel; likewise."""
         limits = self.pixel_min, self.pixel_max, self.pixel_threshold
         peaks = self._in_units_of_answers(self.good_peaks, *limits)
-        return _expected(peaks, self.normalized_pixel_threshold, self.mask_false_alarm_rate)
+        cut, rate = self.normalized_pixel_threshold, self.mask_false_alarm_rate
+        raised = _raised(self.good_peaks, rate, self.usual_pixel_threshold, only_in_need=False)
+        return _expected(peaks, cut, rate, raised)
 
     def export_metadata(self) -> dict[str, str]:
         """Return what an exported file says beside its thresholds, see its ``to_openvino``."""
@@ -209,7 +213,7 @@ class PostProcessor(AnomalibPostProcessor):
         datamodule = getattr(trainer, "datamodule", None)
         self._release()  # a run before this one may have ended in an error
         if stage == "fit" and isinstance(datamodule, AnomalibDataModule):
-            prepare: Any = pl_module.pre_processor
+            prepare = preparation_of(pl_module.pre_processor)
             wanted = max((images_needed(rate) for rate in self._rates.values()), default=0)
             self._held_out = HeldOut(datamodule, prepare, wanted)
             if copies := self._held_out.copies:
@@ -219,11 +223,31 @@ class PostProcessor(AnomalibPostProcessor):
                     + (", ..." if len(copies) > 1 else "")
                 )
             self._step = -1
-        elif stage == "fit" and self._rates:
+        elif stage == "fit":
+            in_vain = f"{self._asked} without effect, and " if self._rates else ""
             rank_zero_warn(
-                f"{self._asked} without effect: good images are held out of a data module of "
+                f"{in_vain}thresholds stay at 0.5: good images are held out of a data module of "
                 "anomalib only, and this run has none"
             )
+
+    def leave_out(self, remembered: Collection[int]) -> None:
+        """Set no threshold by images that a memory knows, or say that there are no others.
+
+        Args:
+            remembered: Numbers of their contents.
+        """
+        if self._held_out is None or not (known := self._held_out.leave_out(remembered)):
+            return
+        left = len(self._held_out.images)
+        rank_zero_warn(
+            f"{known} of the good images that set thresholds were trained on before, in a run "
+            "whose images were drawn otherwise: "
+            + (
+                "there are no others, so thresholds will be too low"
+                if known >= left
+                else f"{left} others are left"
+            )
+        )
 
     @property
     def _rates(self) -> dict[str, float]:
@@ -274,7 +298,13 @@ class PostProcessor(AnomalibPostProcessor):
         """
         if self._held_out is None:
             return
-        self._calibrate(pl_module.trainer, pl_module)
+        try:
+            self._calibrate(pl_module.trainer, pl_module)
+        except Exception as error:  # noqa: BLE001 - the weights of hours, whatever is wrong
+            rank_zero_warn(
+                f"a checkpoint is saved with the thresholds that it had, for new ones: {error}"
+            )
+            return
         for name, value in pl_module.state_dict().items():
             if name.startswith(("post_processor.", "model.decision.")):
                 checkpoint["state_dict"][name] = value
@@ -371,14 +401,23 @@ class PostProcessor(AnomalibPostProcessor):
         return torch.where(preds > threshold, above, below).clamp(0, 1)
 
 
-def _expected(good: Tensor, cut: Tensor, rate: float | None) -> FalseAlarms | None:
+def _raised(good: Tensor, rate: float | None, usual: Tensor, *, only_in_need: bool) -> bool:
+    """Return whether a threshold for a rate is the one without: it may be higher, see above."""
+    if rate is None or not len(good):
+        return False
+    cut, kept = for_rate(good, rate)
+    return bool(usual.cpu() > cut) and not (kept and only_in_need)
+
+
+def _expected(good: Tensor, cut: Tensor, rate: float | None, raised: bool) -> FalseAlarms | None:
     """Return how many good images will be above a cut, by what good images gave."""
     if not len(good):
         return None
     within = int((good <= cut).sum())
     if rate is None:
         return seen(len(good), len(good) - within)
-    return promised(len(good), min(within, conformal_rank(len(good), rate)))
+    rank = within if raised else min(within, conformal_rank(len(good), rate))
+    return promised(len(good), rank, higher=raised)
 
 
 def _say(name: str, threshold: Tensor, found: FalseAlarms, asked: str) -> None:

@@ -56,7 +56,11 @@ def _register_after(loader: "Loader") -> None:
     load = loader.exec_module
 
     def exec_module(module: "ModuleType") -> None:
-        load(module)
+        try:
+            load(module)
+        except BaseException:  # Ctrl-C within its seven seconds, or a package that is missing
+            sys.meta_path.insert(0, _HostFinder())
+            raise
         try:
             from anomalib_anoseg.plugin import register
 

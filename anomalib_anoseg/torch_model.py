@@ -19,9 +19,16 @@ from anomalib_anoseg.networks.memory import Memory
 from anomalib_anoseg.networks.region import Polygons, Region
 from anomalib_anoseg.networks.tiles import in_tiles, too_large
 from anomalib_anoseg.utils.checks import require_images, require_one_of
-from anomalib_anoseg.utils.shapes import Images, Indices, Logits, Masks, Places, Verdicts
+from anomalib_anoseg.utils.shapes import (
+    SMALLEST_SIDE,
+    Images,
+    Indices,
+    Logits,
+    Masks,
+    Places,
+    Verdicts,
+)
 
-SMALLEST_SIDE = 33  # the coarsest map then has 2 x 2 pixels, which batch normalisation needs
 SCORE_WINDOW = 5
 NOTHING = -30.0  # logit of a pixel that is not inspected; its loss and gradient are 0
 

@@ -12,7 +12,7 @@ from anomalib.pre_processing import PreProcessor as AnomalibPreProcessor
 from conftest import photographs, quiet_engine, remembering_model, segmenter, small_model
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import Resize
 from torchvision.utils import save_image
 
@@ -29,6 +29,28 @@ def located(height: int, width: int) -> Tensor:
 
 def items(*sizes: tuple[int, int]) -> list[ImageItem]:
     return [ImageItem(image=located(*size), image_path=f"{size}.png") for size in sizes]
+
+
+class Whole(Dataset[ImageItem]):
+    """Images in a module of its own, which a process that is spawned can import."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> ImageItem:
+        return ImageItem(image=located(60 + index, 70), image_path=f"{index}.png")
+
+
+@pytest.mark.slow
+def test_workers_that_are_spawned_cut_crops() -> None:
+    """As on Windows and macOS, where each is sent what cuts."""
+    cut = RandomCrops(40, ImageBatch.collate)
+    loader = DataLoader(Whole(), 2, collate_fn=cut, num_workers=1, multiprocessing_context="spawn")
+    batches = [*loader]
+    assert [batch.image.shape for batch in batches] == [(4, 3, 40, 40)] * 2  # two of each image
+    for batch in batches:
+        for crop, place in zip(batch.image, batch.place, strict=True):
+            assert_in_place(crop, place, 40, 40)
 
 
 def assert_in_place(crop: Tensor, place: Tensor, height: int, width: int) -> None:

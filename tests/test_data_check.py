@@ -12,13 +12,16 @@ import pytest
 import torch
 from anomalib.data import Folder, ImageBatch, ImageItem, PredictDataset
 from anomalib.data.datasets.image.folder import FolderDataset
+from anomalib.data.errors import MisMatchError
 from conftest import photographs, quiet_engine, segmenter
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from PIL import Image, ImageDraw
 from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import CenterCrop, Compose
 from torchvision.utils import save_image
 
+from anomalib_anoseg import AnoSeg, PreProcessor
 from anomalib_anoseg.evaluation.evaluator import Evaluator
 from anomalib_anoseg.evaluation.visualizer import ImageVisualizer
 from anomalib_anoseg.export.quantization import calibration_samples
@@ -63,10 +66,13 @@ def whole(root: Path) -> Folder:
     return folder(root, val_split_mode="same_as_test")
 
 
-def checked(stage: str, data: Folder | None = None, **arguments: Any) -> DataCheck:
+def checked(
+    stage: str, data: Folder | None = None, model: AnoSeg | None = None, **arguments: Any
+) -> DataCheck:
     """Set up what Lightning sets up before a run, and no more."""
     trainer = Trainer(logger=False, accelerator="cpu", enable_model_summary=False)
-    model = segmenter()
+    trainer.datamodule = data  # type: ignore[attr-defined]
+    model = model or segmenter()
     if data is not None:
         data.setup()
     trainer._data_connector.attach_data(model, datamodule=data, **arguments)
@@ -100,6 +106,65 @@ def test_grey_in_a_test_mask_warns_in_fit_and_refuses_test(root: Path, spoil: An
         checked("test", whole(root))
     with pytest.warns(UserWarning, match=says + r".*\(1 such masks\); `test` refuses"):
         checked("fit", whole(root))
+
+
+def test_pictures_that_are_passed_over_are_named(root: Path) -> None:
+    """What Windows and telephones save; files that are no pictures are nobody's concern."""
+    for name in ("a.jfif", "b.HEIC", "notes.txt"):
+        (root / "good" / name).touch()
+    with pytest.warns(UserWarning, match=r"2 pictures, such as .*good/a\.jfif, are passed over"):
+        checked("fit", whole(root))
+
+
+@pytest.mark.parametrize("size", [(32, 200), (200, 20)])
+def test_an_image_that_is_too_small_is_named_before_training(
+    root: Path, size: tuple[int, int]
+) -> None:
+    Image.new("RGB", size).save(root / "good/3.png")
+    checked("fit", whole(root))  # resized
+    small = rf"good/3\.png has {size[1]} x {size[0]} pixels, .* need 33 x 33"
+    for stage in ("fit", "test"):
+        data = whole(root) if stage == "fit" else folder(root, normal_test_dir="good")
+        with pytest.raises(ValueError, match=small):
+            checked(stage, data, model=segmenter(pre_processor=PreProcessor("native")))
+
+
+@pytest.mark.parametrize("given", ["augmentations", "test_augmentations", "val_augmentations"])
+def test_augmentations_of_test_images_are_questioned(root: Path, given: str) -> None:
+    """Those of training are nobody's concern."""
+    changes = Compose([CenterCrop(80)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        checked("fit", folder(root, train_augmentations=changes))
+    with pytest.warns(UserWarning, match="give random ones as train_augmentations, and to the pre"):
+        checked("fit", folder(root, **{given: changes}))
+
+
+@pytest.mark.parametrize("images", [2, 4])
+def test_defective_images_without_a_mask_are_counted(
+    root: Path, tmp_path: Path, images: int
+) -> None:
+    """What anomalib says of one mask of two, and what NumPy says of two of four."""
+    if images == 2:
+        (root / "masks/1.png").unlink()
+    for index in range(2, images):
+        shutil.copy(root / "bad/0.png", root / f"bad/{index}.png")
+    says = f"own has {images} defective images and {images // 2} masks: each needs one, of the"
+    with pytest.raises((ValueError, MisMatchError), match=says):
+        quiet_engine(tmp_path / "run").fit(segmenter(), datamodule=folder(root))
+
+
+@pytest.mark.parametrize("mode", ["test_split_mode", "val_split_mode"])
+def test_synthetic_splits_of_photos_that_are_turned_are_refused(root: Path, mode: str) -> None:
+    """anomalib draws into what it has read, which it does not turn."""
+    for path in (root / "good").iterdir():
+        with_orientation(path.with_suffix(".jpg"), 6, Image.open(path))
+        path.unlink()
+    data = folder(
+        root, normal_test_dir=None, abnormal_dir=None, mask_dir=None, **{mode: "synthetic"}
+    )
+    with pytest.raises(ValueError, match=r"is turned upright \(EXIF orientation 6\), and anomalib"):
+        checked("fit", data)
 
 
 @pytest.mark.parametrize("levels", [(64, 255), (16, 235), (1, 2)])

@@ -180,3 +180,15 @@ def test_a_model_that_names_no_good_images(tmp_path: Path) -> None:
     found = summary(tmp_path / "out")
     assert found["drift"] is None
     assert found["false_alarms"] is None
+
+
+@pytest.mark.parametrize(("good", "now"), [(3, 20), (9, 5), (7, 7)])
+def test_two_equal_scores_hide_nothing(good: int, now: int) -> None:
+    """Of few images the normal law has no value as small as what a verdict needs."""
+    drift = Drift([0.1 + k / 1000 for k in range(good)], 0.9)
+    scores = [0.4 + k / 1000 for k in range(now)]
+    for score in [*scores[:-1], scores[0]]:
+        drift.add(score)
+    found = drift.compare()
+    assert found is not None
+    assert found.verdict == "changed"

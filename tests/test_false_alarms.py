@@ -4,6 +4,7 @@ Oracles: values by hand, simulated scores, scipy's Beta law and exact binomial i
 the exported model itself labels.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,20 @@ import openvino as ov
 import pytest
 import torch
 from anomalib.data import InferenceBatch
-from conftest import photographs, quiet_engine, segmenter
+from conftest import photographs, quiet_engine, remembering_model, segmenter
 from scipy.stats import beta, binomtest
 from test_export_command import save
 from test_post_processor import Model, module, paths, train
 from torch import Tensor
 from torchvision.utils import save_image
 
-from anomalib_anoseg import AnoSeg, PostProcessor
+from anomalib_anoseg import AnoSeg, PostProcessor, PreProcessor
+from anomalib_anoseg.calibration import BATCH, calibrate
 from anomalib_anoseg.export.command import export
 from anomalib_anoseg.inference.thresholds import Thresholds
+from anomalib_anoseg.networks.decision import Decision
 from anomalib_anoseg.report.pages import Scores, model_page
+from anomalib_anoseg.torch_model import image_score
 from anomalib_anoseg.training.hold_out import LARGEST, HeldOut
 from anomalib_anoseg.utils.cuts import ABOVE
 from anomalib_anoseg.utils.false_alarms import (
@@ -124,7 +128,10 @@ def test_too_few_images_keep_what_can_be_promised(usual: float) -> None:
     """The higher of the highest good score and of the threshold without a rate; 1 / (n + 1)."""
     made = with_scores([0.1, 0.2, 0.3], usual, false_alarm_rate=0.01)
     assert float(made.image_threshold) == pytest.approx(max(0.3, usual), rel=2 * ABOVE)
-    assert made.false_alarms == promised(3, 3)
+    # Of a threshold that is higher than the scores ask for, they say how many are above at most.
+    expected = promised(3, 3, higher=usual > 0.5)
+    assert made.false_alarms == expected
+    assert (expected.low == 0) == (usual > 0.5)
     with pytest.warns(UserWarning, match=r"1.00% needs 99 good .* are 3: .* promised is 25.00%"):
         made.report()
 
@@ -182,9 +189,30 @@ def test_masks_keep_a_rate_of_their_own() -> None:
 def test_a_rate_of_masks_never_lowers_the_pixel_threshold() -> None:
     made = with_peaks([0.1, 0.2, 0.3], 0.5, 0.25)
     assert float(made.pixel_threshold) == 0.5
-    assert made.mask_false_alarms == promised(3, 3)
+    # Above all three by itself: at most a quarter will be above it, and perhaps nothing.
+    assert made.mask_false_alarms == promised(3, 3)._replace(low=0.0)
     with pytest.warns(UserWarning, match=r"10.00% needs 9 good .* are 3: .* The pixel threshold"):
         with_peaks([0.1, 0.2, 0.6], 0.5, 0.1).report()
+
+
+@pytest.mark.parametrize("images", [19, 99])
+def test_the_interval_holds_where_another_threshold_is_higher(images: int) -> None:
+    """Scores up to 0.45 and a usual threshold of 0.5: the true share above it is 0."""
+    scores = (0.45 * torch.rand(images)).sort().values.tolist()
+    made = with_scores(scores, usual=0.5, false_alarm_rate=0.001)
+    with pytest.warns(UserWarning, match="rate of 0.10% needs 999 good images"):
+        made.report()
+    found = made.false_alarms
+    assert found is not None
+    assert found.low == 0.0
+    assert (found.expected, found.high) == (
+        promised(images, images)[1],
+        promised(images, images)[3],
+    )
+    kept = with_scores(scores, usual=0.3, false_alarm_rate=0.1).false_alarms
+    assert kept == promised(images, conformal_rank(images, 0.1))
+    assert kept is not None
+    assert kept.low > 0
 
 
 def test_highest_pixels_of_good_images_by_hand() -> None:
@@ -236,6 +264,29 @@ def folder_of(count: int, root: Path) -> Path:
     for index, image in enumerate(photographs(count, height=48, width=48)):
         save_image(image, root / f"good/{index:03}.png")
     return root / "good"
+
+
+def test_images_are_left_out_of_the_decision_that_judges_them() -> None:
+    """Two batches and a memory. Oracle: a decision fitted without each image."""
+    model = remembering_model(seed=0, pre_processor=PreProcessor((64, 64))).eval()
+    for parameter in model.parameters():  # so that images differ in what is said of them
+        parameter.data.mul_(1.5)
+    images = [*torch.split(photographs(BATCH + 3, height=64, width=64), 1)]
+    images[4] = images[4] * 0.2
+    assert model.model.memory is not None
+    model.model.memory.fill([(torch.cat(images[:8]), torch.arange(8))], 8)
+    with torch.no_grad():
+        found = calibrate(model, images)
+        said = [model.model.witnesses(image) for image in images]
+        for left in range(len(images)):
+            alone = Decision()
+            alone.fit(said[:left] + said[left + 1 :])
+            judged = alone(*said[left])
+            close = partial(torch.testing.assert_close, rtol=1e-3, atol=1e-4)
+            close(found.unseen[left], image_score(judged)[0])
+            close(found.peaks[left], judged.amax())
+        seen_by = torch.cat([image_score(model.model.decision(*one)) for one in said])
+    assert not torch.allclose(found.unseen, seen_by, rtol=1e-2)  # what would be too good
 
 
 def test_more_images_are_held_out_where_a_rate_needs_them(tmp_path: Path) -> None:

@@ -197,6 +197,44 @@ def test_a_checkpoint_that_follows_a_metric_keeps_its_meaning(tmp_path: Path, ro
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("monitor", [None, "train_loss"])
+def test_the_last_one_is_the_last_one(tmp_path: Path, root: Path, monitor: str | None) -> None:
+    keeper = ModelCheckpoint(
+        tmp_path / "kept", monitor=monitor, every_n_train_steps=2, save_last=True
+    )
+    run = quiet_engine(
+        tmp_path, max_steps=5, max_epochs=-1, callbacks=[keeper], limit_val_batches=0
+    )
+    run.fit(segmenter(seed=1), datamodule=folder(root))
+    last = torch.load(keeper.last_model_path, weights_only=True)
+    assert last["global_step"] == 5
+
+
+@pytest.mark.slow
+def test_weights_are_saved_where_thresholds_cannot_be_set(tmp_path: Path, root: Path) -> None:
+    """What is held out lies where nothing can be read any more, at the end of hours."""
+    model = segmenter(seed=1)
+
+    def lose(_: Any) -> None:
+        def gone(*_: Any) -> None:
+            msg = "the share"
+            raise FileNotFoundError(msg)
+
+        model.post_processor.fit = gone
+
+    run = quiet_engine(
+        tmp_path, max_steps=2, max_epochs=-1, limit_val_batches=0, callbacks=[At(1, lose)]
+    )
+    with (
+        pytest.warns(UserWarning, match="saved with the thresholds that it had.*the share"),
+        pytest.raises(FileNotFoundError, match="the share"),
+    ):
+        run.fit(model, datamodule=folder(root))
+    (path,) = tmp_path.rglob("*.ckpt")
+    assert torch.load(path, weights_only=True)["global_step"] == 2
+
+
+@pytest.mark.slow
 def test_a_run_that_diverged_keeps_the_last_good_weights(tmp_path: Path, root: Path) -> None:
     def poison(trainer: Any) -> None:
         trainer.lightning_module.model.map_decoder.head.bias.data.fill_(float("nan"))

@@ -306,8 +306,12 @@ def test_the_detector_needs_good_images() -> None:
 def test_a_precision_that_it_does_not_know(
     tmp_path: Path, part: SurfaceDemo, precision: str
 ) -> None:
-    with pytest.raises(ValueError, match=f"precision {precision}: AnoSeg trains in 32-true, bf16"):
-        quiet_engine(tmp_path, precision=precision).fit(small_model(), datamodule=part)
+    run = quiet_engine(tmp_path, precision=precision)
+    for stage in (run.fit, run.test):
+        with pytest.raises(
+            ValueError, match=f"precision {precision}: AnoSeg works in 32-true, bf16"
+        ):
+            stage(small_model(), datamodule=part)
 
 
 @pytest.mark.slow

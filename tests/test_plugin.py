@@ -358,6 +358,27 @@ assert type(get_model("ano_seg")) is AnoSeg
 """)
 
 
+def test_an_import_that_was_interrupted_is_done_again(installed: Environment) -> None:
+    """As in a notebook, by Ctrl-C in its seven seconds."""
+    installed.script("""
+import sys
+class Interrupts:
+    def find_spec(self, name, path=None, target=None):
+        if name == "anomalib.models.video":
+            sys.meta_path.remove(self)
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupts())
+try:
+    import anomalib.models
+except KeyboardInterrupt:
+    assert "anomalib.models" not in sys.modules
+else:
+    raise AssertionError
+from anomalib.models import AnoSeg, get_model
+assert type(get_model("ano_seg")) is AnoSeg
+""")
+
+
 LOADS_NOTHING = """
 import sys
 import anomalib_anoseg

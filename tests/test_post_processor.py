@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from anomalib_anoseg import AnomalyGenerator, AnoSeg, PostProcessor, PreProcessor
 from anomalib_anoseg.synthesis.laws import Anomalies
+from anomalib_anoseg.training.content import number_of
 from anomalib_anoseg.training.hold_out import HeldOut
 from anomalib_anoseg.utils.cuts import halfway, separate
 
@@ -249,6 +250,35 @@ def test_copies_of_held_out_images_are_not_trained_on(good: Path, mode: str) -> 
     }
     held_out.release()
     assert paths(data.train_data) == everything
+
+
+def test_of_held_out_copies_one_sets_thresholds(good: Path) -> None:
+    """The others tell nothing of the next good image, and would make a promise too good."""
+    data = module(good)
+    data.setup()
+    assert len(HeldOut(data, None, wanted=100).images) == 2
+    first, *others = sorted(good.iterdir())
+    for path in others:
+        shutil.copy(first, path)
+    data.setup()
+    assert len(HeldOut(data, None, wanted=100).images) == 1
+
+
+def test_images_that_a_memory_knows_set_no_thresholds(good: Path) -> None:
+    data = module(good)
+    data.setup()
+    everything = [number_of(path) for path in data.train_data.samples.image_path]
+    held_out = HeldOut(data, None, wanted=100)
+    trained_on = {number_of(path) for path in data.train_data.samples.image_path}
+    chosen = [number for number in everything if number not in trained_on]
+    images = [*held_out.images]
+    assert len(chosen) == len(images) > 1
+    assert held_out.leave_out(trained_on) == 0
+    assert held_out.leave_out({chosen[0]}) == 1
+    assert len(held_out.images) == len(images) - 1
+    assert torch.equal(held_out.images[0], images[1])
+    assert held_out.leave_out({*chosen}) == len(chosen)  # there are no others
+    assert len(held_out.images) == len(images) - 1
 
 
 def test_validation_images_from_the_training_set_are_used(good: Path) -> None:

@@ -8,16 +8,20 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from anomalib.data import Folder, ImageBatch, ImageItem
+from anomalib.pre_processing import PreProcessor as AnomalibPreProcessor
 from conftest import photographs, quiet_engine, remembering_model
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
+from torchvision.transforms.v2 import Resize
 from torchvision.utils import save_image
 
-from anomalib_anoseg import AnoSeg
+from anomalib_anoseg import AnoSeg, PreProcessor
 from anomalib_anoseg.networks.level import Level
 from anomalib_anoseg.networks.memory import Memory
 from anomalib_anoseg.report.model_command import page
 from anomalib_anoseg.training.good_images import read_good_images
+from anomalib_anoseg.training.hold_out import spread
 from anomalib_anoseg.training.remembering import (
     TrainingImages,
     numbers_of,
@@ -194,9 +198,9 @@ def test_changes_are_counted(paths: list[Path], caplog: pytest.LogCaptureFixture
     ours = numbers_of(batch_of(*paths[:4])).tolist()
     same = TrainingImages(loader(Drawn([paths[1], paths[0]], 0.1, 0.2)), as_it_is)
     with caplog.at_level(logging.WARNING, logger="anomalib_anoseg"):
-        warn_of_changes(dict.fromkeys(ours[:2], "elsewhere"), same)
+        warn_of_changes(dict.fromkeys(ours[:2], "elsewhere"), same, None)
         assert caplog.text == ""
-        warn_of_changes(dict.fromkeys(ours[1:], "elsewhere"), same)
+        warn_of_changes(dict.fromkeys(ours[1:], "elsewhere"), same, None)
     assert "lacks 1 of them and holds 2 others" in caplog.text
 
 
@@ -315,6 +319,84 @@ def test_a_page_shows_no_image_that_was_trained_on(
         path = Path(run.trainer.checkpoint_callback.best_model_path)
         assert page(path, drawn(), tmp_path / "page.html", device="cpu") == 0
     assert "the model was trained on" not in caplog.text
+
+
+@pytest.mark.slow
+def test_a_run_resumed_without_its_seed_is_told_the_seed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """anomalib's Folder draws those to train on before Lightning reads the checkpoint."""
+    write(tmp_path / "good", 20, height=64, width=64)
+
+    def run(steps: int, path: str | None = None, **arguments: Any) -> str:
+        data = Folder(name="own", root=tmp_path, normal_dir="good", num_workers=0)
+        made = quiet_engine(tmp_path / f"run{steps}", max_steps=steps, max_epochs=-1)
+        made.fit(remembering_model(**arguments), datamodule=data, ckpt_path=path)
+        return str(made.trainer.checkpoint_callback.best_model_path)
+
+    path = run(1, seed=3)
+    torch.manual_seed(11)
+    with caplog.at_level(logging.WARNING, logger="anomalib_anoseg"):
+        run(2, path, seed=3)
+        assert "the training images have changed" not in caplog.text
+        run(3, path)
+    assert "at random, give --model.seed 3 again" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_resumed_run_sets_no_thresholds_by_what_it_knows(
+    trained: Trained, tmp_path: Path
+) -> None:
+    """Images that were added move the choice of those that are held out."""
+    root = tmp_path / "data"
+    shutil.copytree(trained.root, root)
+    for index, image in enumerate(photographs(24, height=64, width=64)):
+        save_image(image, root / f"good/{90 + index}.png")
+    with pytest.warns(UserWarning, match=r"1 of the good images that set thresholds were trained"):
+        rest = train(root, tmp_path / "run", 4, trained.path)
+    known = {Path(path).name for path in trained.model.remembered.values()}
+    chosen = spread(sorted(path.name for path in (root / "good").iterdir()), 3)
+    assert len(rest.model.post_processor.good_scores) == len([*chosen]) - len(known & {*chosen})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("finder", [LearningRateFinder, BatchSizeFinder])
+def test_it_is_filled_after_a_search_for_a_rate_or_a_size(
+    trained: Trained, tmp_path: Path, finder: Any
+) -> None:
+    """They go back to a checkpoint of a memory that was empty."""
+    options = {"num_training_steps": 3} if finder is LearningRateFinder else {"max_trials": 1}
+    model = remembering_model(seed=3)
+    model.batch_size = 2
+    run = quiet_engine(
+        tmp_path, max_steps=1, max_epochs=-1, callbacks=[finder(**options)], limit_val_batches=0
+    )
+    data = Folder(
+        name="own", root=trained.root, normal_dir="good", num_workers=0, train_batch_size=2,
+        val_split_mode="same_as_test",
+    )  # fmt: skip
+    run.fit(model, datamodule=data)
+    assert len(model.remembered) == len(data.train_data) - 1  # which is held out
+    for level in memory_of(model).levels:
+        assert isinstance(level, Level)
+        assert len(level.rows) > 1
+
+
+@pytest.mark.slow
+def test_anomalibs_pre_processor_shows_the_same_pixels_to_all(
+    trained: Trained, tmp_path: Path
+) -> None:
+    """Its call is its export, without antialias; oracle: what ours remembers."""
+    theirs = AnomalibPreProcessor(transform=Resize((48, 48), antialias=True))
+    memories = []
+    for name, pre_processor in (("theirs", theirs), ("ours", PreProcessor((48, 48)))):
+        model = remembering_model(seed=3, pre_processor=pre_processor)
+        run = quiet_engine(tmp_path / name, max_steps=1, max_epochs=-1)
+        run.fit(model, datamodule=folder(trained.root))
+        memories.append((memory_of(model), model.post_processor.good_scores))
+    (one, scores), (other, expected) = memories
+    torch.testing.assert_close(one.state_dict(), other.state_dict())
+    torch.testing.assert_close(scores, expected)
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from conftest import photographs, quiet_engine, segmenter, small_model
 from jsonargparse import ArgumentParser
 from lightning.pytorch.callbacks import Callback
 from torch import nn
+from torchvision.transforms.v2 import RandomHorizontalFlip
 
 from anomalib_anoseg import AnoSeg, PostProcessor, PreProcessor, SurfaceDemo, Variation
 from anomalib_anoseg.training.learning_rate import resume_with
@@ -199,6 +200,43 @@ def test_only_what_was_given_and_is_not_the_default_contradicts() -> None:
     assert [(entry.name, entry.given, entry.saved) for entry in found] == [
         ("a", 3, 2), ("laws.b", [0, 3], [0, 2]),
     ]  # fmt: skip
+
+
+def test_laws_and_a_list_contradict() -> None:
+    default = {"variation": {"turn": 5.0}}
+    for given, saved, found in (
+        ({"turn": 5.0}, [], []),  # nobody gave the default
+        ([], {"turn": 5.0}, [([], {"turn": 5.0})]),
+        ({"turn": 9.0}, [], [({"turn": 9.0}, [])]),
+        ([], [], []),
+    ):
+        entries = contradictions({"variation": given}, {"variation": saved}, default)
+        assert [(entry.given, entry.saved) for entry in entries] == found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given", [None, "laws", "list"])
+def test_a_resumed_run_varies_images_as_before_or_as_given(
+    tmp_path: Path, part: SurfaceDemo, given: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run without variation; one with a list of augmentations looks the same in a checkpoint."""
+    flip = RandomHorizontalFlip(p=1.0)
+    first = quiet_engine(tmp_path, max_steps=1, max_epochs=-1)
+    first.fit(segmenter(variation=[]), datamodule=part)
+    path = first.trainer.checkpoint_callback.best_model_path
+    options = {None: {}, "laws": {"variation": Variation(turn=90)}, "list": {"variation": [flip]}}
+    model = segmenter(**options[given])
+    with caplog.at_level(logging.WARNING, logger="anomalib_anoseg"):
+        quiet_engine(tmp_path / "rest", max_steps=2, max_epochs=-1).fit(
+            model, datamodule=part, ckpt_path=path
+        )
+    images = photographs(2)
+    varied = model.variation(images)
+    if given == "list":
+        assert torch.equal(varied, images.flip(-1))
+    else:
+        assert torch.equal(varied, images) == (given is None)
+    assert ("give those again as variation" in caplog.text) == (given != "list")
 
 
 def test_the_state_of_an_optimizer_follows_a_new_rate() -> None:

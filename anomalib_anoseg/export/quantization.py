@@ -19,6 +19,7 @@ from anomalib_anoseg.anomaly_generator import AnomalyGenerator
 from anomalib_anoseg.data.cases import set_up
 from anomalib_anoseg.evaluation.metrics import IoU, IoUMax
 from anomalib_anoseg.training.crops import cut_randomly
+from anomalib_anoseg.training.good_images import preparation_of
 from anomalib_anoseg.training.hold_out import HeldOut
 from anomalib_anoseg.training.image_reading import read_by_ours
 from anomalib_anoseg.utils.inside import inside_of
@@ -119,7 +120,7 @@ def calibration_samples(
     """Return good images as the network sees them, and synthetic anomalies made from them."""
     set_up(datamodule, "fit")
     with read_by_ours([datamodule.train_data, getattr(datamodule, "val_data", None)]):
-        held_out = HeldOut(datamodule, module.pre_processor)
+        held_out = HeldOut(datamodule, preparation_of(module.pre_processor))
         held_out.release()
         return _samples(module, held_out.images, model)
 

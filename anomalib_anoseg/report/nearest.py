@@ -15,6 +15,7 @@ from anomalib_anoseg.lightning_model import AnoSeg
 from anomalib_anoseg.report.thumbnails import photograph, short_name, small
 from anomalib_anoseg.torch_model import SCORE_WINDOW
 from anomalib_anoseg.training.content import number_of
+from anomalib_anoseg.training.good_images import preparation_of
 from anomalib_anoseg.utils.images import read_image
 from anomalib_anoseg.utils.shapes import Images
 
@@ -120,8 +121,8 @@ def highest(anomaly_map: Tensor, threshold: float) -> list[tuple[int, int]]:
 
 
 def _as_the_network_sees(model: AnoSeg, image: Images) -> Images:
-    image = image.to(model.device)
-    return model.pre_processor(image) if model.pre_processor else image
+    prepare, image = preparation_of(model.pre_processor), image.to(model.device)
+    return prepare(image) if prepare else image
 
 
 def _read_good(path: str, number: int) -> tuple[Images | None, str]:

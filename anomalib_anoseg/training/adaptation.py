@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from anomalib_anoseg.training.checkpoint_io import WholeCheckpoints
 from anomalib_anoseg.training.content import number_of
 from anomalib_anoseg.training.crops import as_trained
+from anomalib_anoseg.training.good_images import preparation_of
 from anomalib_anoseg.training.hold_out import count_of, kept_or_reread, spread
 from anomalib_anoseg.training.region_check import check_region
 from anomalib_anoseg.training.remembering import TrainingImages, remember
@@ -90,7 +91,7 @@ def adapt(model: Any, source: Any) -> Adaptation:
         ValueError: If there are too few images that the model does not know, one cannot be read, or
             has another size than the mask of the model's region.
     """
-    memory, prepare = model.model.memory, model.pre_processor
+    memory, prepare = model.model.memory, preparation_of(model.pre_processor)
     paths = [*source.samples.image_path]
     if model.model.region is not None:
         check_region(model, {Path(path): read_header(Path(path)) for path in paths})

@@ -61,8 +61,12 @@ class RandomCrops:
         self._prepare = prepare
         self._region = deepcopy(region).cpu() if region is not None else None  # for workers
         # Of its own: the loader draws ahead of the steps, which a resumed run would not repeat.
-        self.draws = torch.Generator()
+        self.draws: torch.Generator | None = torch.Generator()
         self._said = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what no worker uses, and what one that is spawned cannot be sent."""
+        return self.__dict__ | {"draws": None}
 
     def __call__(self, items: list[Any]) -> CropBatch:
         """Return the crops of all images, those of one beside each other."""

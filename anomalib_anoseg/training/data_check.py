@@ -1,7 +1,7 @@
 """Look at the data before hours of training, not after."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from anomalib_anoseg.training.good_images import preparation_of
 from anomalib_anoseg.training.image_reading import ImageReading, datasets_of
 from anomalib_anoseg.training.region_check import check_region
 from anomalib_anoseg.training.remembering import warn_if_remembered
 from anomalib_anoseg.utils.image_header import Header, read_header
-from anomalib_anoseg.utils.images import read_image
+from anomalib_anoseg.utils.images import find_images, read_image
 from anomalib_anoseg.utils.masks import GreyMaskError, check_mask
+from anomalib_anoseg.utils.shapes import SMALLEST_SIDE
 
 SUBSETS = {
     "fit": ("train_data", "val_data", "test_data"),
@@ -27,6 +29,8 @@ SUBSETS = {
     "test": ("test_data",),
     "predict": ("test_data", "predict_data"),
 }
+# Pictures to anybody but anomalib's data modules; .jfif is what Windows may call a JPEG.
+OTHERS = {".avif", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jxl", ".pnm"}
 DARK = 1 / 8  # of what a file can hold: less looks like 12 bits in a file of 16
 LOOKED_AT = 8  # deep images whose brightness is measured, evenly spread; the others stay unread
 
@@ -47,8 +51,8 @@ class DataCheck(Callback):
         """Check every image and mask that the run will read.
 
         Raises:
-            ValueError: If an image cannot be read rightly, or a mask cannot be that of its image,
-                or a region that of all images.
+            ValueError: If an image cannot be read rightly or is too small, a mask cannot be that of
+                its image, or a region that of all images.
         """
         self._reading.take_back()  # a run before this one may have ended in an error
         self._loading = True
@@ -58,20 +62,23 @@ class DataCheck(Callback):
             images = dict.fromkeys(_images(dataset))
             headers |= {path: read_header(path) for path in images if path not in headers}
             if isinstance(dataset, SyntheticAnomalyDataset):
-                _refuse_deep({path: headers[path] for path in images})
-        if stage == "fit":
-            check_region(pl_module, headers)
+                _refuse_misread({path: headers[path] for path in images})
+        _refuse_small(pl_module, headers)
         _warn_of_pages(headers)
         if stage == "fit":
+            check_region(pl_module, headers)
             _warn_of_darkness(headers)
+            _warn_of_others(headers)
+            _warn_of_augmentations(getattr(trainer, "datamodule", None))
         if stage in ("fit", "test"):
             masks = [pair for d in _datasets(trainer, stage) for pair in masks_of(d)]
             _check_masks(dict.fromkeys(masks), grey_is_error=stage == "test")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note that the checkpoint is loaded."""
-        del trainer, pl_module
+        """Note that the checkpoint is loaded, and check the region that it may have brought."""
+        del trainer
         self._loading = False
+        check_region(pl_module, self._headers)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Likewise."""
@@ -113,6 +120,13 @@ class DataCheck(Callback):
         if isinstance(exception, ValueError) and _splits_nothing(data):
             _say(
                 exception, f"{data.name} has no test images, and val_split_mode takes some of them"
+            )
+        elif (found := _counts(data)) is not None:
+            images, masks = found
+            _say(
+                exception,
+                f"{data.name} has {images} defective images and {masks} masks: each needs one, "
+                "of the same name",
             )
 
 
@@ -178,15 +192,60 @@ def _header_or_grey(image: str, mask: str) -> Header | GreyMaskError:
         return error
 
 
-def _refuse_deep(headers: dict[Path, Header]) -> None:
-    """Refuse what anomalib has already made from images it cannot read."""
+def _refuse_misread(headers: dict[Path, Header]) -> None:
+    """Refuse what anomalib has already made from images that it reads otherwise."""
     for path, header in headers.items():
+        reason = None
         if header.depth is not None:
+            reason = (
+                "has more than 8 bits, from which anomalib makes synthetic images that are white"
+            )
+        elif header.orientation != 1:
+            reason = (
+                f"is turned upright (EXIF orientation {header.orientation}), and anomalib makes "
+                "synthetic images that are not"
+            )
+        if reason is not None:
+            msg = f'{path} {reason}: split otherwise than by "synthetic"'
+            raise ValueError(msg)
+
+
+def _refuse_small(model: Any, headers: dict[Path, Header]) -> None:
+    """Refuse images that the network cannot see, before they end a run after its last step."""
+    if preparation_of(getattr(model, "pre_processor", None)) is not None:
+        return
+    for path, header in headers.items():
+        if min(header.height, header.width) < SMALLEST_SIDE:
             msg = (
-                f"{path} has more than 8 bits, from which anomalib makes synthetic images that "
-                'are white: split otherwise than by "synthetic"'
+                f"{path} has {header.height} x {header.width} pixels, and images that keep their "
+                f"own size need {SMALLEST_SIDE} x {SMALLEST_SIDE}: leave it out"
             )
             raise ValueError(msg)
+
+
+def _warn_of_others(headers: dict[Path, Header]) -> None:
+    """Name pictures beside the images that no data module takes, for their suffix."""
+    folders = {path.parent for path in headers}
+    others = sorted(
+        path for folder in folders for path in folder.iterdir() if path.suffix.lower() in OTHERS
+    )
+    if others:
+        msg = (
+            f"{len(others)} pictures, such as {others[0]}, are passed over for their suffix: save "
+            "them as PNG or JPEG (.jfif is JPEG, and need only be renamed)"
+        )
+        warnings.warn(msg, stacklevel=2)
+
+
+def _warn_of_augmentations(data: Any) -> None:
+    """Warn where test images are changed, and those that set thresholds and the memory are not."""
+    if any(getattr(data, f"{part}_augmentations", None) is not None for part in ("val", "test")):
+        msg = (
+            "the augmentations of this data module change test images as well, while thresholds "
+            "and the memory are of images without: give random ones as train_augmentations, and "
+            "to the pre-processor what every image needs, such as a crop"
+        )
+        warnings.warn(msg, stacklevel=2)
 
 
 def _warn_of_pages(headers: dict[Path, Header]) -> None:
@@ -225,6 +284,24 @@ def _splits_nothing(data: Any) -> bool:
         and data.val_split_mode == ValSplitMode.FROM_TEST
         and len(getattr(data, "test_data", [0])) == 0
     )
+
+
+def _counts(data: Any) -> tuple[int, int] | None:
+    """Return how many defective images and masks a data module names, where there are two counts.
+
+    anomalib compares their names only where there are as many.
+    """
+    if not getattr(data, "mask_dir", None) or hasattr(data, "test_data"):
+        return None
+    counts = [
+        sum(len(find_images(Path(data.root or ".", folder))) for folder in _as_list(folders))
+        for folders in (data.abnormal_dir, data.mask_dir)
+    ]
+    return (counts[0], counts[1]) if counts[0] != counts[1] else None
+
+
+def _as_list(folders: Any) -> Sequence[Any]:
+    return [folders] if isinstance(folders, str | Path) else [*(folders or ())]
 
 
 def _unsuitable(path: Path, module: LightningModule) -> str | None:

@@ -10,6 +10,15 @@ from anomalib_anoseg.training.image_reading import datasets_of
 from anomalib_anoseg.utils.shapes import Images
 
 
+def preparation_of(pre_processor: Any) -> Callable[[Images], Images] | None:
+    """Return what a pre-processor does to images in training and test; None for nothing.
+
+    Not what it does when it is called: anomalib's own then resizes as its exports do, which is not
+    antialiased.
+    """
+    return getattr(pre_processor, "transform", None)
+
+
 def read_good_images(
     source: Any,
     indices: Iterable[int],

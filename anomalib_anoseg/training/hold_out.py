@@ -1,6 +1,6 @@
 """Good images that training does not see, to set thresholds by."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from anomalib.data import AnomalibDataModule
@@ -58,7 +58,10 @@ class HeldOut:
             asked = min(wanted, LARGEST, int(LARGEST_SHARE * len(others)))
             chosen = spread(others, max(count_of(len(others)), asked))
             others = sorted(set(others) - set(chosen))
-        known = {*_numbers(source, chosen).values()}
+        # Of several with one content the first: the others tell nothing of the next good image.
+        by_number = {number: i for i, number in reversed(_numbers(source, chosen).items())}
+        chosen = sorted(by_number.values()) or chosen
+        known = {*by_number}
         numbers = _numbers(self._training, others)
         left = [index for index in others if numbers.get(index) not in known] or others
         copies = sorted({*others} - {*left})
@@ -67,9 +70,25 @@ class HeldOut:
         if 0 < len(left) < len(remaining):
             remaining = remaining.subsample(left)
         # The tiled ensemble's collate_fn resizes; it has none of the data set's own.
-        collate = datamodule.external_collate_fn
-        self.images = kept_or_reread(source, chosen, prepare, collate)
+        how = source, prepare, datamodule.external_collate_fn
+        self._by_number, self._how = by_number, how
+        self.images = kept_or_reread(source, chosen, *how[1:])
         datamodule.train_data = remaining
+
+    def leave_out(self, remembered: Collection[int]) -> int:
+        """Leave out images that a memory knows, unless it knows all; return how many it knows.
+
+        A run that is resumed may have its images drawn or ordered otherwise than the first one.
+
+        Args:
+            remembered: Numbers of their contents.
+        """
+        unknown = [i for number, i in self._by_number.items() if number not in remembered]
+        known = len(self._by_number) - len(unknown)
+        if known and unknown:
+            source, *how = self._how
+            self.images = kept_or_reread(source, sorted(unknown), *how)
+        return known
 
     def release(self) -> None:
         """Give the data module its training images back."""

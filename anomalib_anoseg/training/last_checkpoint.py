@@ -35,6 +35,9 @@ class LastCheckpoint(Callback):
             for keeper in _keepers(trainer):
                 if not keeper._should_skip_saving_checkpoint(trainer):  # noqa: SLF001
                     _save(keeper, trainer)
+            for keeper in _keepers_of_last(trainer):
+                # It has saved one after a validation, which steps have followed.
+                keeper._save_last_checkpoint(trainer, keeper._monitor_candidates(trainer))  # noqa: SLF001
         finally:
             self._ending, self._first_step = False, None
 
@@ -86,6 +89,14 @@ def _keepers(trainer: Trainer) -> list[ModelCheckpoint]:
         if isinstance(callback, ModelCheckpoint)
         and callback.monitor is None
         and callback.save_top_k != 0
+    ]
+
+
+def _keepers_of_last(trainer: Trainer) -> list[ModelCheckpoint]:
+    return [
+        callback
+        for callback in trainer.checkpoint_callbacks
+        if isinstance(callback, ModelCheckpoint) and callback.save_last
     ]
 
 

@@ -155,15 +155,24 @@ def numbers_of(batch: Any) -> Indices:
     return torch.tensor([number_of(path) for path in batch.image_path])
 
 
-def warn_of_changes(remembered: Mapping[int, str], images: TrainingImages) -> None:
-    """Warn if a memory was filled with other images than these."""
+def warn_of_changes(
+    remembered: Mapping[int, str], images: TrainingImages, seed: int | None
+) -> None:
+    """Warn if a memory was filled with other images than these.
+
+    Args:
+        remembered: What was, by number.
+        images: What is trained on now.
+        seed: Of the checkpoint: Lightning loads it when the data are drawn already.
+    """
     found = images.numbers()
     missing = len(found - remembered.keys())
     gone = len(remembered.keys() - found)
     if missing or gone:
         logger.warning(
             "the training images have changed: the memory lacks %d of them and holds %d others. "
-            "It stays as it was; train without the checkpoint to fill it anew",
+            "It stays as it was; train without the checkpoint to fill it anew%s",
             missing,
             gone,
+            "" if seed is None else f". Are they drawn at random, give --model.seed {seed} again",
         )

@@ -53,6 +53,11 @@ def restored_arguments(module: Any, saved: Mapping[str, Any]) -> dict[str, Any]:
             "Leave these arguments out, or train anew without the checkpoint"
         )
         raise ValueError(msg)
+    if saved["variation"] == [] != given["variation"]:
+        logger.warning(
+            "the run did not vary its good images, or by augmentations of its own, which are in no "
+            "checkpoint: give those again as variation"
+        )
     for entry in found:
         saved = _with(saved, entry)
     return saved
@@ -155,11 +160,16 @@ def contradictions(
     """Return what was given, is not the default, and is another value in the checkpoint."""
     flat = (dict(_flat(plain(values))) for values in (given, saved, default))
     ours, theirs, usual = flat
-    return [
+    found = [
         Contradiction(prefix + name, value, theirs[name])
         for name, value in ours.items()
         if name in theirs and value != theirs[name] and value != usual.get(name)
-    ]  # fmt: skip
+    ]
+    for name in given.keys() & saved.keys():  # laws, and a list, which have no names in common
+        value, theirs = plain(given[name]), plain(saved[name])
+        if {type(value), type(theirs)} == {dict, list} and value != plain(default.get(name)):
+            found.append(Contradiction(prefix + name, value, theirs))
+    return found
 
 
 def warn(found: list[Contradiction]) -> None:

@@ -18,7 +18,7 @@ class FalseAlarms(NamedTuple):
 
     Attributes:
         images: Good images that it is judged by.
-        expected: Share that is above the threshold on average, or was seen above it.
+        expected: Share that is above the threshold on average, at most, or was seen above it.
         low: Lower end of an interval that holds the true share in nine of ten cases.
         high: Its upper end.
     """
@@ -43,17 +43,20 @@ def images_needed(rate: float) -> int:
     return max(1, math.ceil(1 / rate - 1e-9) - 1)
 
 
-def promised(images: int, rank: int) -> FalseAlarms:
-    """Return what holds above the rank-th smallest of the scores, or above any higher value.
+def promised(images: int, rank: int, *, higher: bool = False) -> FalseAlarms:
+    """Return what holds above the rank-th smallest of the scores.
 
     Args:
         images: Good images, at least 1.
         rank: From 0, below all scores, to images.
+        higher: Of a threshold that something else has put further up: fewer will be above it, and
+            how many fewer these images do not say.
     """
     if rank == 0:
         return FalseAlarms(images, 1.0, 0.0, 1.0)
     above = images + 1 - rank
-    return FalseAlarms(images, above / (images + 1), *_interval((above, rank), (above, rank)))
+    low, high = _interval((above, rank), (above, rank))
+    return FalseAlarms(images, above / (images + 1), 0.0 if higher else low, high)
 
 
 def seen(images: int, above: int) -> FalseAlarms:

@@ -8,6 +8,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+# Pixels; the coarsest map then has 2 x 2, which batch normalisation needs.
+SMALLEST_SIDE = 33
+
 Images = Float[Tensor, "b c h w"]
 Masks = Float[Tensor, "b 1 h w"]
 Logits = Float[Tensor, "b 1 h w"]
