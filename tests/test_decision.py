@@ -113,27 +113,36 @@ def test_evidence_of_22_deviations_is_the_threshold() -> None:
     assert decision(*undecided).item() == pytest.approx(0.5)
 
 
-def beside(high: float, low: float, pixels: int) -> float:
-    """Return what is left of low evidence so many pixels beside high evidence."""
-    drawn, *others = (torch.full((1, 40, 130), value) for value in USUAL)
-    for column, evidence in ((5, high), (5 + pixels, low)):
-        drawn[0, 20, column] += 0.6 * evidence  # in deviations of an unfitted decision
-    odds = Decision()(drawn, *others)[0, 0, 20, 5 + pixels].logit().exp()
+def beside(high: float, low: float, pixels: int, along: int) -> float:
+    """Return what is left of low evidence so many pixels beside high evidence, in a direction."""
+    drawn, *others = (torch.full((1, 40, 40), value) for value in USUAL)
+    places = torch.tensor([[20, 5], [20, 5 + pixels]])
+    if along == 0:
+        places = places.flip(1)
+    for (row, column), evidence in zip(places.tolist(), (high, low), strict=True):
+        drawn[0, row, column] += 0.6 * evidence  # in deviations of an unfitted decision
+    row, column = places[1].tolist()
+    odds = Decision()(drawn, *others)[0, 0, row, column].logit().exp()
     return ANOMALOUS * odds.item()
 
 
-def test_a_border_counts_less_than_its_defect() -> None:
+@pytest.mark.parametrize("along", [0, 1])
+def test_a_border_counts_less_than_its_defect(along: int) -> None:
     """Oracle: by hand. 30 of the 40 that would still be expected beside 46."""
-    assert beside(40 + BEHIND, 30, pixels=WINDOW // 2) == pytest.approx(30 * 0.75**3, rel=1e-4)
+    left = beside(40 + BEHIND, 30, WINDOW // 2, along)
+    assert left == pytest.approx(30 * 0.75**3, rel=1e-4)
 
 
+@pytest.mark.parametrize("along", [0, 1])
 @pytest.mark.parametrize(
     ("high", "low", "pixels"),
     [(30, 30 - BEHIND, 1), (1e5, 10, WINDOW // 2 + 1)],
     ids=["within a defect", "outside the window"],
 )
-def test_what_is_no_border_keeps_its_evidence(high: float, low: float, pixels: int) -> None:
-    assert beside(high, low, pixels) == pytest.approx(low, rel=1e-4)
+def test_what_is_no_border_keeps_its_evidence(
+    high: float, low: float, pixels: int, along: int
+) -> None:
+    assert beside(high, low, pixels, along) == pytest.approx(low, rel=1e-4)
 
 
 @pytest.mark.parametrize("low", [9.0, 20.0, 60.0])
@@ -145,8 +154,9 @@ def test_no_dark_ring_around_a_defect(low: float) -> None:
     middle = 10 + side // 2
     drawn[0, middle, middle] += 1e4
     anomaly_map = Decision()(drawn, *others)[0, 0]
-    beside = anomaly_map[middle, middle + 1 : 10 + side - AROUND // 2]
-    torch.testing.assert_close(beside, torch.full_like(beside, low / (low + ANOMALOUS)))
+    for seen in (anomaly_map, anomaly_map.T):
+        beside = seen[middle, middle + 1 : 10 + side - AROUND // 2]
+        torch.testing.assert_close(beside, torch.full_like(beside, low / (low + ANOMALOUS)))
     assert anomaly_map[middle, middle] > 0.9
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import photographs
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.networks import coreset as coreset_module
@@ -233,6 +234,20 @@ def test_a_defect_stands_out(images: Tensor, memory: Memory) -> None:
     assert bad[0, 0].argmax() // 64 in range(16, 48)
 
 
+def test_the_distance_is_the_mean_of_those_of_all_levels(memory: Memory) -> None:
+    """Oracle: by hand, from what each level says of its own places."""
+    shown = photographs(2, height=64, width=64)
+    found = memory(shown)
+    usual = [
+        (found.differences[index][:, -1:] - level.mean) / level.std
+        for index, level in zip(memory.indices, levels(memory), strict=True)
+    ]
+    size = usual[0].shape[-2:]
+    parts = [interpolate(one, size=size, mode="bilinear") for one in usual]
+    expected = interpolate((parts[0] + parts[1] + parts[2]) / 3, size=(64, 64), mode="bilinear")
+    torch.testing.assert_close(found.distance, expected)
+
+
 def test_rows_of_the_same_image_are_left_out(images: Tensor, memory: Memory) -> None:
     """Oracle: a memory in which the image never was. Rows are not thinned, so that both agree."""
     whole, without = filled(images, rows=5000), filled(images[1:], rows=5000)
@@ -310,7 +325,6 @@ def test_it_does_not_grow_with_the_number_of_images(monkeypatch: pytest.MonkeyPa
     """Forty images of 1024 + 256 + 64 places each; 200 of a level may be candidates."""
     monkeypatch.setattr(memory_module, "CANDIDATES", 200)
     offered: list[int] = []
-    held: list[int] = []
 
     def watched(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
         offered.append(len(rows))
@@ -320,9 +334,7 @@ def test_it_does_not_grow_with_the_number_of_images(monkeypatch: pytest.MonkeyPa
 
     def stream() -> Iterator[tuple[Tensor, Tensor]]:
         for index in range(40):
-            image = photographs(1, height=64, width=64)
-            held.append(id(image))
-            yield image, torch.tensor([index])
+            yield photographs(1, height=64, width=64), torch.tensor([index])
 
     memory = made()
     memory.fill(stream(), 40)

@@ -75,6 +75,15 @@ def test_binned_metrics_are_close_to_the_exact_ones(sharpness: float, offset: fl
         assert value(metric(fields=MAPS), data) == pytest.approx(expected, abs=0.002), metric
 
 
+def test_pixels_are_counted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of large images are; oracle: counted at once."""
+    data = batches(1.0)
+    expected = [value(metric, data) for metric in default_metrics()]
+    monkeypatch.setattr(metrics, "AT_ONCE", 1000)
+    assert data[0].anomaly_map.numel() > 3000
+    assert [value(metric, data) for metric in default_metrics()] == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("sharpness", [0.5, 3.0])
 def test_few_image_scores_are_ranked_as_they_are(sharpness: float) -> None:
     """Oracle: scikit-learn. Most of the scores are close to 0 and 1, as trained ones are."""

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from anomalib_anoseg import AnomalyGenerator, AnoSeg, PostProcessor, PreProcessor
+from anomalib_anoseg.calibration import Answers
 from anomalib_anoseg.synthesis.laws import Anomalies
 from anomalib_anoseg.training.content import number_of
 from anomalib_anoseg.training.hold_out import HeldOut
@@ -137,6 +138,22 @@ class Model(nn.Module):
         self.model: nn.Module = Difference()
         self.anomaly_generator = AnomalyGenerator(Anomalies(colour_share=1.0))
         self.device = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("kind", "cut"), [("map", 20 / 42), ("detector", 9 / 13)])
+def test_a_memorys_image_threshold_is_evidence_of_20(
+    monkeypatch: pytest.MonkeyPatch, kind: str, cut: float
+) -> None:
+    """Unlike a detector's score, which is cut halfway, at odds of 9/4."""
+    good, bad = torch.full((8,), 0.2), torch.full((8,), 81 / 85)  # odds of 1/4 and 81/4
+    answers = Answers(good, bad, good, good, None)
+    monkeypatch.setattr("anomalib_anoseg.post_processor.calibrate", lambda *_: answers)
+    model = Model()
+    model.model.detector = None if kind == "map" else nn.Identity()
+    made = PostProcessor()
+    made.fit(model, [])
+    assert float(made.image_threshold) == pytest.approx(cut, rel=1e-5)
+    assert float(made.pixel_threshold) == 0.5
 
 
 def test_fit_separates_good_images_from_synthetic_anomalies() -> None:

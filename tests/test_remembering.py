@@ -20,6 +20,7 @@ from anomalib_anoseg import AnoSeg, PreProcessor
 from anomalib_anoseg.networks.level import Level
 from anomalib_anoseg.networks.memory import Memory
 from anomalib_anoseg.report.model_command import page
+from anomalib_anoseg.training import remembering
 from anomalib_anoseg.training.good_images import read_good_images
 from anomalib_anoseg.training.hold_out import spread
 from anomalib_anoseg.training.remembering import (
@@ -191,6 +192,33 @@ def test_images_are_cut_as_the_loader_cuts_them(paths: list[Path]) -> None:
 
     tiles = DataLoader(Drawn(paths, 0.1, 0.2), collate_fn=tile)
     assert [batch.shape for batch, _ in TrainingImages(tiles, as_it_is)] == [(2, 3, 20, 20)]
+
+
+def test_images_that_are_asked_about_directions_are_spread(
+    paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """About as many as asked for, of all; not the first ones."""
+    monkeypatch.setattr(remembering, "ASKED", 4)
+    monkeypatch.setattr(remembering, "BATCH", 1)
+    asked: list[int] = []
+
+    class Unfilled:
+        def fill(self, batches: Any, *_: Any, **__: Any) -> None:
+            asked.clear()
+            for _ in batches:
+                pass
+
+        def lie_in_any_direction(self, batches: Any, region: Any) -> bool:
+            del region
+            asked.extend(int(number) for _, number in batches)
+            return False
+
+    images = TrainingImages(loader(Drawn(paths, *[k / 12 for k in range(12)])), None)
+    remembering.remember(Unfilled(), images)
+    order = [*images.paths]
+    step = len(order) // 4
+    assert step > 1
+    assert asked == order[::step]
 
 
 def test_changes_are_counted(paths: list[Path], caplog: pytest.LogCaptureFixture) -> None:

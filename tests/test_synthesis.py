@@ -255,6 +255,23 @@ def test_laws_of_the_patches() -> None:
         assert (one["source"] + reach).max() <= 256 + 1e-3
 
 
+def test_every_law_is_drawn() -> None:
+    """Each share as often as it says, and each range from end to end, whatever the others are."""
+    laws = replace(
+        Anomalies(), other_source_share=0.4, structure_share=0.3, colour_share=0.2, blob_share=0.6,
+        patch_rotation=(-70.0, 40.0), border_width=(2.0, 9.0), patches=(2, 2),
+    )  # fmt: skip
+    drawn = draw(laws, 3000, 128)
+    for name, share in (("structured", 0.3), ("painted", 0.2), ("blob", 0.6)):
+        assert abs(drawn[name].float().mean() - share) < 0.03, name
+    own = drawn["donor"] == torch.arange(3000)
+    assert abs((~own).float().mean() - 0.4) < 0.03
+    assert len(drawn["donor"][~own].unique()) > 900  # any image of the batch
+    for name, low, high in (("angle", -70, 40), ("border", 1, 4.5)):  # of 128 pixels, not of 256
+        assert low <= drawn[name].min() < low + 0.1
+        assert high - 0.1 < drawn[name].max() <= high
+
+
 def test_most_patches_are_nearly_opaque() -> None:
     """Oracle: of the cube of an even draw half lies below an eighth, and a quarter is the mean."""
     drawn = draw(replace(PAPER, opacity=(0.2, 1.0)), 4000)["opacity"]

@@ -137,7 +137,8 @@ class Memory(nn.Module):
         """Remember good images, instead of what was remembered before, or beside it.
 
         From each image as many places are drawn, and the rows are chosen among them. No more than
-        these and one batch is held at a time, however many images there are.
+        these and one batch is held at a time: up to ``CANDIDATES`` places, one of each of more
+        images than that.
 
         Beside others the rows are chosen among theirs and the new places, so that no place of
         either is far from all of them; how many images there are of each does not matter for it.

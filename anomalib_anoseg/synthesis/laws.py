@@ -40,7 +40,8 @@ class Anomalies:
         structure_share: Share of the patches that are pasted where the image has contrast, [0, 1].
             NSA looks for the object by a brightness that has to be given for each product.
         opacity: Share of a patch in what is seen, (0, 1]. Most are near the highest.
-        border_width: Width over which a patch fades in, in pixels of a 256 x 256 image.
+        border_width: Width over which a patch fades in along its shorter side, in pixels of a
+            256 x 256 image; along the other one it is wider by its aspect.
         min_difference: A pixel counts as anomalous, and is pasted at all, if the 5 x 5 mean of its
             change exceeds this value, [0, 1): about a camera's noise, because metal on metal is no
             defect. The test is NSA's, the smoothing ours.

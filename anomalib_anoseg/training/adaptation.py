@@ -166,7 +166,7 @@ def _state(model: Any, good: Sequence[Images]) -> State:
 def _called_defective(model: Any, images: Sequence[Images]) -> tuple[int, int, int]:
     """Count the images that are called defective, and those with synthetic anomalies, of how many.
 
-    The anomalies are always the same. The laws leave a share of the images good.
+    The anomalies are always the same.
     """
     alarms = found = count = 0
     with own_seed(0), torch.no_grad():
