@@ -152,14 +152,17 @@ def test_there_are_configurations() -> None:
     assert {path.stem for path in CONFIGS} >= {"cpu", "fast"}
 
 
+@pytest.mark.parametrize("every", [1, 10], ids=["validated", "not validated"])
 @pytest.mark.slow
 @pytest.mark.parametrize("steps", [4, 6], ids=["within an epoch", "at its end"])
-def test_a_run_that_ended_goes_on_where_it_was(tmp_path: Path, root: Path, steps: int) -> None:
+def test_a_run_that_ended_goes_on_where_it_was(
+    tmp_path: Path, root: Path, steps: int, every: int
+) -> None:
     """Oracle: the run that did not end, bit for bit."""
 
     def run(name: str, *callbacks: Callback) -> Engine:
         return quiet_engine(
-            tmp_path / name, max_steps=9, max_epochs=-1, check_val_every_n_epoch=10,
+            tmp_path / name, max_steps=9, max_epochs=-1, check_val_every_n_epoch=every,
             callbacks=[*callbacks],
         )  # fmt: skip
 

@@ -33,7 +33,9 @@ class LastCheckpoint(Callback):
         self._ending = True
         try:
             for keeper in _keepers(trainer):
-                if not keeper._should_skip_saving_checkpoint(trainer):  # noqa: SLF001
+                if not keeper._should_skip_saving_checkpoint(trainer) or _is_of(  # noqa: SLF001
+                    keeper, trainer
+                ):
                     _save(keeper, trainer)
             for keeper in _keepers_of_last(trainer):
                 # It has saved one after a validation, which steps have followed.
@@ -98,6 +100,11 @@ def _keepers_of_last(trainer: Trainer) -> list[ModelCheckpoint]:
         for callback in trainer.checkpoint_callbacks
         if isinstance(callback, ModelCheckpoint) and callback.save_last
     ]
+
+
+def _is_of(keeper: ModelCheckpoint, trainer: Trainer) -> bool:
+    """Return whether the last checkpoint is of this step: it does not say where in an epoch."""
+    return keeper._last_global_step_saved == trainer.global_step  # noqa: SLF001
 
 
 def _save(keeper: ModelCheckpoint, trainer: Trainer) -> None:
