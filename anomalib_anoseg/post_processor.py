@@ -20,14 +20,8 @@ from anomalib_anoseg.utils.checks import (
     require_whole,
     require_within,
 )
-from anomalib_anoseg.utils.cuts import for_rate, halfway, separate
-from anomalib_anoseg.utils.false_alarms import (
-    FalseAlarms,
-    conformal_rank,
-    images_needed,
-    promised,
-    seen,
-)
+from anomalib_anoseg.utils.cuts import expected_above, for_rate, halfway, is_raised, separate
+from anomalib_anoseg.utils.false_alarms import FalseAlarms, images_needed
 from anomalib_anoseg.utils.shapes import Images
 
 WITHIN = (1e-6, 1 - 1e-6)
@@ -175,8 +169,8 @@ class PostProcessor(AnomalibPostProcessor):
         With a rate what the threshold promises, without one what was seen on the same images.
         """
         cut, rate = self.normalized_image_threshold, self.false_alarm_rate
-        raised = _raised(self.good_scores, rate, self.usual_threshold, only_in_need=True)
-        return _expected(self.normalized_good_scores, cut, rate, raised)
+        raised = is_raised(self.good_scores, rate, self.usual_threshold, only_in_need=True)
+        return expected_above(self.normalized_good_scores, cut, rate, raised)
 
     @property
     def mask_false_alarms(self) -> FalseAlarms | None:
@@ -184,8 +178,8 @@ class PostProcessor(AnomalibPostProcessor):
         limits = self.pixel_min, self.pixel_max, self.pixel_threshold
         peaks = self._in_units_of_answers(self.good_peaks, *limits)
         cut, rate = self.normalized_pixel_threshold, self.mask_false_alarm_rate
-        raised = _raised(self.good_peaks, rate, self.usual_pixel_threshold, only_in_need=False)
-        return _expected(peaks, cut, rate, raised)
+        raised = is_raised(self.good_peaks, rate, self.usual_pixel_threshold, only_in_need=False)
+        return expected_above(peaks, cut, rate, raised)
 
     def export_metadata(self) -> dict[str, str]:
         """Return what an exported file says beside its thresholds, see its ``to_openvino``."""
@@ -236,18 +230,13 @@ class PostProcessor(AnomalibPostProcessor):
         Args:
             remembered: Numbers of their contents.
         """
-        if self._held_out is None or not (known := self._held_out.leave_out(remembered)):
-            return
-        left = len(self._held_out.images)
-        rank_zero_warn(
-            f"{known} of the good images that set thresholds were trained on before, in a run "
-            "whose images were drawn otherwise: "
-            + (
-                "there are no others, so thresholds will be too low"
-                if known >= left
-                else f"{left} others are left"
+        known, others = (0, 0) if self._held_out is None else self._held_out.leave_out(remembered)
+        if known:
+            left = f"{others} others do" if others else "they do, too low, as there are no others"
+            rank_zero_warn(
+                f"{known} of the good images that would set thresholds were trained on before, in "
+                f"a run whose images were drawn otherwise: {left}"
             )
-        )
 
     @property
     def _rates(self) -> dict[str, float]:
@@ -399,25 +388,6 @@ class PostProcessor(AnomalibPostProcessor):
         below = 0.5 * (preds - norm_min) / (threshold - norm_min)
         above = 0.5 + 0.5 * (preds - threshold) / (norm_max - threshold)
         return torch.where(preds > threshold, above, below).clamp(0, 1)
-
-
-def _raised(good: Tensor, rate: float | None, usual: Tensor, *, only_in_need: bool) -> bool:
-    """Return whether a threshold for a rate is the one without: it may be higher, see above."""
-    if rate is None or not len(good):
-        return False
-    cut, kept = for_rate(good, rate)
-    return bool(usual.cpu() > cut) and not (kept and only_in_need)
-
-
-def _expected(good: Tensor, cut: Tensor, rate: float | None, raised: bool) -> FalseAlarms | None:
-    """Return how many good images will be above a cut, by what good images gave."""
-    if not len(good):
-        return None
-    within = int((good <= cut).sum())
-    if rate is None:
-        return seen(len(good), len(good) - within)
-    rank = within if raised else min(within, conformal_rank(len(good), rate))
-    return promised(len(good), rank, higher=raised)
 
 
 def _say(name: str, threshold: Tensor, found: FalseAlarms, asked: str) -> None:

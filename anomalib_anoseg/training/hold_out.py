@@ -75,20 +75,23 @@ class HeldOut:
         self.images = kept_or_reread(source, chosen, *how[1:])
         datamodule.train_data = remaining
 
-    def leave_out(self, remembered: Collection[int]) -> int:
-        """Leave out images that a memory knows, unless it knows all; return how many it knows.
+    def leave_out(self, remembered: Collection[int]) -> tuple[int, int]:
+        """Leave out images that a memory knows, unless it knows all of them.
 
         A run that is resumed may have its images drawn or ordered otherwise than the first one.
 
         Args:
             remembered: Numbers of their contents.
+
+        Returns:
+            How many it knows, and how many others there are.
         """
         unknown = [i for number, i in self._by_number.items() if number not in remembered]
         known = len(self._by_number) - len(unknown)
         if known and unknown:
             source, *how = self._how
             self.images = kept_or_reread(source, sorted(unknown), *how)
-        return known
+        return known, len(unknown)
 
     def release(self) -> None:
         """Give the data module its training images back."""

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from anomalib_anoseg.utils.false_alarms import conformal_rank
+from anomalib_anoseg.utils.false_alarms import FalseAlarms, conformal_rank, promised, seen
 from anomalib_anoseg.utils.shapes import Verdicts
 
 # In log odds, what a threshold is above the score that it is set by: another runtime rounds, and
@@ -56,3 +56,38 @@ def for_rate(good: Verdicts, rate: float) -> tuple[Tensor, bool]:
     rank = conformal_rank(len(good), rate)
     score = good[min(rank, len(good)) - 1].cpu().double()
     return (score.logit(1e-12) + ABOVE).sigmoid(), rank <= len(good)
+
+
+def is_raised(good: Verdicts, rate: float | None, usual: Tensor, *, only_in_need: bool) -> bool:
+    """Return whether a cut for a rate is the higher one that there would be without.
+
+    Args:
+        good: Scores of good images in order, (n,).
+        rate: That was asked for, if one was.
+        usual: The cut without a rate.
+        only_in_need: Whether it counts only where there are too few images for the rate.
+    """
+    if rate is None or not len(good):
+        return False
+    cut, kept = for_rate(good, rate)
+    return bool(usual.cpu() > cut) and not (kept and only_in_need)
+
+
+def expected_above(
+    good: Verdicts, cut: Tensor, rate: float | None, raised: bool
+) -> FalseAlarms | None:
+    """Return how many good images will be above a cut; None if there are none to judge it by.
+
+    Args:
+        good: Scores of good images in order, (n,).
+        cut: That they are held against.
+        rate: That it was made for, if for one.
+        raised: Whether it is higher than the rate asks for.
+    """
+    if not len(good):
+        return None
+    within = int((good <= cut).sum())
+    if rate is None:
+        return seen(len(good), len(good) - within)
+    rank = within if raised else min(within, conformal_rank(len(good), rate))
+    return promised(len(good), rank, higher=raised)
