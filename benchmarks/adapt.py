@@ -7,6 +7,7 @@ images, under the lamp they were taken with and under the new one.
 """
 
 import argparse
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from record import image_size
+from record import command, trained
 from side_by_side import save, where
 from torch import Tensor
 
@@ -50,7 +51,8 @@ def main() -> None:
             "thresholds alone": with_thresholds(load(arguments.ckpt_path), Path(place) / "new"),
             "after": load(adapted),
         }
-    seed, size = models["after"].seed, image_size(models["after"])
+    about = trained(arguments.ckpt_path, models["before"]) | {"command": command(sys.argv)}
+    seed, size = about["seed"], about["size"]
     rows = {name: count(model, folder / "test") for name, model in models.items()}
     print(f"\n## {arguments.category}, another lamp\n{here}, seed {seed}, size {size}\n")
     print(f"{arguments.images} images in {seconds[0]:.0f} s, {seconds[1]:.0f} of a processor\n")
@@ -58,8 +60,8 @@ def main() -> None:
     print("|---|---|---|---|---|")
     for name, cells in rows.items():
         print(f"| {name} | " + " | ".join(cells.values()) + " |")
-    result = {"seed": seed, "size": size, "images": arguments.images, "seconds": seconds}
-    save(f"adapt {arguments.category}", here, result | {"rows": rows})
+    result = about | {"images": arguments.images, "seconds": seconds, "rows": rows}
+    save(f"adapt {arguments.category}", here, result)
 
 
 def relight(source: Path, target: Path, count: int) -> None:

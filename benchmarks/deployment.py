@@ -6,6 +6,7 @@ With a model trained on the demo, as ``make demo`` leaves it, and the demo's tes
 
 import argparse
 import logging
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,8 @@ import openvino as ov
 import torch
 from anomalib.data import ImageBatch
 from anomalib.deploy import CompressionType, OpenVINOInferencer
-from side_by_side import report, side_by_side, where
+from record import command, trained
+from side_by_side import report, save, side_by_side, where
 from torch.nn.functional import interpolate
 from torchvision.utils import save_image
 
@@ -38,6 +40,8 @@ def main() -> None:
     data.prepare_data()
     data.setup()
     model = AnoSeg.load_from_checkpoint(arguments.ckpt_path, map_location="cpu").eval()
+    about = trained(arguments.ckpt_path, model) | {"command": command(sys.argv)}
+    save("deployment, the model", where("cpu"), about)
     with tempfile.TemporaryDirectory() as folder:
         paths = {name: export(model, name, data, Path(folder)) for name in PRECISIONS}
         precisions(paths, data)

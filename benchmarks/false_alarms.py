@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from anomalib.data import MVTecAD
 from anomalib.data.utils import LabelName
-from record import command, image_size
+from record import command, trained
 from side_by_side import save, where
 from tables import drawn
 from torch import Tensor
@@ -92,11 +92,7 @@ def measure(root: Path, category: str, path: Path) -> dict[str, Any]:
         bad = [model.model.witnesses(image) for image in images(~is_good)]
         drift = drifts(model, post_processor, test, is_good.nonzero()[0].tolist())
         good, defective = (read(model, which) for which in (said[count:], bad))
-        return {
-            "checkpoint": str(path),
-            "seed": model.seed,
-            "steps": torch.load(path, map_location="cpu", weights_only=True)["global_step"],
-            "size": image_size(model),
+        return trained(path, model) | {
             "held_out": count,
             "unseen": len(said),
             "splits": splits(model, said),

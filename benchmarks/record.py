@@ -51,6 +51,19 @@ def image_size(model: "AnomalibModule") -> tuple[int, int] | str:
     return tuple(resize.size) if resize else "native"
 
 
+def trained(path: Path, model: "AnomalibModule") -> dict[str, Any]:
+    """Return what a figure of a checkpoint of AnoSeg has to say of it."""
+    import torch  # not where runs are only listed
+
+    return {
+        "checkpoint": str(path),
+        "seed": model.seed,
+        "steps": torch.load(path, map_location="cpu", weights_only=True)["global_step"],
+        "memory_rows": model.hparams["memory_rows"],
+        "size": image_size(model),
+    }
+
+
 def command(arguments: list[str]) -> str:
     """Return a command of benchmarks/ as it would be typed, without the places of a machine."""
     script, *rest = arguments
