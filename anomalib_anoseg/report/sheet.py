@@ -26,8 +26,8 @@ from anomalib_anoseg.utils.inside import inside_of
 from anomalib_anoseg.utils.seeds import own_seed
 from anomalib_anoseg.utils.shapes import Images, Places
 
-EPILOG = """Laws of the anomalies are given one by one, such as --anomalies.patches [1,3]. Here every
-image is made synthetic, in training four of five are.
+EPILOG = """Laws of the anomalies are given one by one, such as --anomalies.patches [1,3]. Here
+every image is made synthetic, in training four of five are.
 
 exit status: 0 every chosen image is drawn; 1 some could not be read; 2 wrong arguments or input.
 """
