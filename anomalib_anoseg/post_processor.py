@@ -220,7 +220,7 @@ class PostProcessor(AnomalibPostProcessor):
         elif stage == "fit":
             in_vain = f"{self._asked} without effect, and " if self._rates else ""
             rank_zero_warn(
-                f"{in_vain}thresholds stay at 0.5: good images are held out of a data module of "
+                f"{in_vain}no thresholds are set: good images are held out of a data module of "
                 "anomalib only, and this run has none"
             )
 
@@ -287,11 +287,17 @@ class PostProcessor(AnomalibPostProcessor):
         """
         if self._held_out is None:
             return
+        decision: Any = getattr(pl_module.model, "decision", None)
+        buffers = [] if decision is None else [*decision.buffers()]
+        before = [value.clone() for value in buffers]
         try:
             self._calibrate(pl_module.trainer, pl_module)
-        except Exception as error:  # noqa: BLE001 - the weights of hours, whatever is wrong
+        except (OSError, ValueError) as error:  # of an image; the weights of hours are saved
+            for value, earlier in zip(buffers, before, strict=True):
+                value.copy_(earlier)
             rank_zero_warn(
-                f"a checkpoint is saved with the thresholds that it had, for new ones: {error}"
+                f"thresholds could not be set again ({error}): a checkpoint is saved with those of "
+                "before"
             )
             return
         for name, value in pl_module.state_dict().items():

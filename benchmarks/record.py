@@ -56,7 +56,6 @@ def trained(path: Path, model: "AnomalibModule") -> dict[str, Any]:
     import torch  # not where runs are only listed
 
     return {
-        "checkpoint": str(path),
         "seed": model.seed,
         "steps": torch.load(path, map_location="cpu", weights_only=True)["global_step"],
         "memory_rows": model.hparams["memory_rows"],

@@ -154,6 +154,19 @@ def test_defective_images_without_a_mask_are_counted(
         quiet_engine(tmp_path / "run").fit(segmenter(), datamodule=folder(root))
 
 
+@pytest.mark.parametrize("name", ["abnormal_dir", "mask_dir"])
+def test_a_folder_of_the_test_that_is_not_there_is_what_is_named(
+    root: Path, tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(
+        Exception, match=r"(?i)path.*exist|no.*found|Could not find|mismatch"
+    ) as raised:
+        quiet_engine(tmp_path / "run").fit(
+            segmenter(), datamodule=folder(root, **{name: "nowhere"})
+        )
+    assert "each needs one" not in str(raised.value)
+
+
 @pytest.mark.parametrize("mode", ["test_split_mode", "val_split_mode"])
 def test_synthetic_splits_of_photos_that_are_turned_are_refused(root: Path, mode: str) -> None:
     """anomalib draws into what it has read, which it does not turn."""

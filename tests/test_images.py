@@ -353,14 +353,14 @@ def test_an_orientation_behind_the_pixels_turns_no_kind_of_png(mode: str, tmp_pa
 def test_a_folder_that_cannot_be_looked_into_is_an_error_where_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("a.png", "closed/b.png"):
+    for name in ("a.png", "closed/b.png", "lost+found/c.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     listed = os.scandir
     closed = tmp_path / "closed"
 
     def scandir(path: Any) -> Any:
-        if Path(path) == closed:
+        if Path(path) in (closed, tmp_path / "lost+found"):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         return listed(path)
 

@@ -663,8 +663,9 @@ def test_weights_of_another_export_are_refused(model: Path, tmp_path: Path) -> N
         (spots().astype(np.float64) / 255, "float64"),
         (spots().astype(np.float32), "up to 200"),
         (spots()[..., 0], r"\(80, 120\)"),
+        (np.zeros((0, 9, 3), np.float32), r"\(0, 9, 3\)"),
     ],
-    ids=["16 bits", "double", "floats of 255", "grey"],
+    ids=["16 bits", "double", "floats of 255", "grey", "nothing"],
 )
 def test_pixels_that_the_graph_would_misread_are_an_error(
     model: Path, image: Any, says: str

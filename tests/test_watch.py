@@ -322,6 +322,40 @@ def test_pictures_of_what_an_image_was_before_are_removed(
     assert not [*(out / "overlays").iterdir()]
 
 
+def test_a_name_that_is_too_long_for_a_picture_is_a_row(
+    judge: Callable[..., int], tmp_path: Path
+) -> None:
+    """Its pictures have longer ones; a run that it ended would begin with it again."""
+    name = "a" * 249 + ".jpg"
+    write(tmp_path / "in" / name, spots((5, 5, 20, 20)))
+    for _ in range(2):
+        judge()
+        (row,) = table(tmp_path / "out")
+        assert row["file"] == name
+        assert "too long" in row["error"]
+
+
+def test_pages_of_a_file_that_is_gone_after_the_first_are_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first has marked the file as judged: nobody would come back for the others."""
+    pages = [Image.fromarray(spots()) for _ in range(3)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+
+    def away(*_: Any) -> Any:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr("anomalib_anoseg.inference.files._reader", lambda _: away)
+    looking = Watch(tmp_path, tmp_path / "out", Stop())
+    looking._look(0.0)
+    frames = [*looking._frames(looking._look(1.0))]
+    assert [(frame.name, bool(frame.error)) for frame in frames] == [
+        ("a.tif#1", False),
+        ("a.tif#2", True),
+        ("a.tif#3", True),
+    ]
+
+
 def test_a_picture_is_noted_where_a_power_cut_leaves_it(
     judge: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -374,11 +408,12 @@ def test_a_folder_that_cannot_be_looked_into_is_an_error_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "a.png", spots())
-    write(tmp_path / "closed/b.png", spots())
+    for name in ("closed#3", "lost+found", ".Trash-0"):  # the last two are not the user's
+        write(tmp_path / name / "b.png", spots())
     listed = os.scandir
 
     def scandir(path: Any) -> Any:
-        if Path(path).name == "closed":
+        if Path(path) != tmp_path:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         return listed(path)
 
@@ -389,7 +424,7 @@ def test_a_folder_that_cannot_be_looked_into_is_an_error_once(
     frames = [*looking._frames(looking._look(1.0))]
     assert sorted((frame.name, bool(frame.error)) for frame in frames) == [
         ("a.png", False),
-        ("closed", True),
+        ("closed#3", True),
     ]
     looking._look(2.0)
     assert looking._look(3.0) == []

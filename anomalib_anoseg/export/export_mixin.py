@@ -1,7 +1,6 @@
 """anomalib's export, with files that are complete and say what they are."""
 
 import logging
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -205,10 +204,10 @@ def write_openvino_metadata(path: Path, metadata: dict[str, str]) -> None:
         model.set_rt_info(value, [SECTION, name])
     with TemporaryDirectory(dir=path.parent) as part:
         # Weights that were compressed stay compressed.
-        save = partial(ov.save_model, model, Path(part) / path.name, compress_to_fp16=False)
-        save()  # the same model gives the same weights each time
-        model.set_rt_info(digest((Path(part) / path.name).with_suffix(".bin")), [SECTION, WEIGHTS])
-        save()
+        saved = Path(part) / path.name
+        ov.save_model(model, saved, compress_to_fp16=False)
+        model.set_rt_info(digest(saved.with_suffix(".bin")), [SECTION, WEIGHTS])
+        ov.save_model(model, saved, compress_to_fp16=False)  # which gives the same weights
         del model  # it maps the weights it was read from
         for file in (path.with_suffix(".bin"), path):
             (Path(part) / file.name).replace(file)

@@ -155,7 +155,8 @@ def _read(path: Path) -> ov.Model:
         msg = f"{path}: not an anomaly model with a map, {', '.join(sorted(missing))} missing"
         raise ValueError(msg)
     weights = path.with_suffix(".bin")
-    if path.suffix == ".xml" and _said(model, WEIGHTS, None) not in (None, digest(weights)):
+    said = _said(model, WEIGHTS, None) if path.suffix == ".xml" else None
+    if said is not None and said != digest(weights):
         msg = (
             f"{path} was exported with other weights than {weights.name} has now: copy both files "
             f"again (a program that changes a model must remove {WEIGHTS} from its rt_info)"

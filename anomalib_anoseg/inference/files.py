@@ -62,7 +62,7 @@ class Files:
             time = written(path.stat())
             pages = count_pages(path)
         except Exception as error:  # noqa: BLE001 - as when it is read
-            return 1, Frame(self._name(path), None, _without_path(error, path), time)
+            return 1, _unread(self._name(path), path, error, time)
         return pages, self._page(path, pages, time, partial(read_image, path), 0)
 
     def _page(
@@ -72,7 +72,7 @@ class Files:
         try:
             return Frame(name, read(page), time=time)
         except Exception as error:  # noqa: BLE001 - decoders raise what they like
-            return Frame(name, None, _without_path(error, path), time)
+            return _unread(name, path, error, time)
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self._root).as_posix()
@@ -129,6 +129,8 @@ def count_others(folder: Path, output: Path) -> int:
 
     Hidden files do not count, nor what lies where infer has drawn to or will draw to.
     """
+    if not folder.is_dir():
+        return 0
     others = [
         path
         for path in files_below(folder, [])
@@ -147,5 +149,6 @@ def _some(paths: list[Path], source: str) -> list[Path]:
     return paths
 
 
-def _without_path(error: Exception, path: Path) -> str:
-    return reason(error).removeprefix(f"cannot read {path}: ")
+def _unread(name: str, path: Path, error: Exception, time: int) -> Frame:
+    why = reason(error).removeprefix(f"cannot read {path}: ")
+    return Frame(name, None, why, time, unopened=isinstance(error, OSError))

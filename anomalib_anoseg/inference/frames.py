@@ -16,12 +16,14 @@ class Frame(NamedTuple):
         error: What is wrong with it.
         time: When its file was last written, or a camera gave it, in microseconds since 1970, UTC;
             0 where nobody knows, as in a video.
+        unopened: Whether its file could not be opened, which may be over in a moment.
     """
 
     name: str
     image: Pixels | None
     error: str = ""
     time: int = 0
+    unopened: bool = False
 
 
 class Source(Protocol):

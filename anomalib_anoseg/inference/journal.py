@@ -47,8 +47,9 @@ class Appended:
         """
         with self._lock:
             if not self._is_in_place():
-                self._file.close()
+                before = self._file
                 self._open("ab")
+                before.close()
             self._add(data)
             if to_disk:
                 os.fsync(self._file.fileno())
@@ -88,12 +89,12 @@ class Journal:
         self._list = Appended(self._path, kept=kept)
         self.close = self._list.close
 
-    def add(self, picture: PurePosixPath) -> None:
-        """Note a picture, named relative to the folder, that is about to be written.
+    def add(self, *pictures: PurePosixPath) -> None:
+        """Note pictures, named relative to the folder, that are about to be written.
 
         Also for after a power cut: a picture that is not noted is nobody's, and stays.
         """
-        self._list.write(_entry(picture), to_disk=True)
+        self._list.write(b"".join(map(_entry, pictures)), to_disk=True)
 
     def __contains__(self, picture: PurePosixPath) -> bool:
         # Asked for pictures that exist already, which are few: no memory is spent on the others.

@@ -8,9 +8,6 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
 from anomalib_anoseg.inference.drift import Drift
 from anomalib_anoseg.inference.frames import Frame, reason
 from anomalib_anoseg.inference.journal import Appended, Journal, remove_earlier
@@ -34,6 +31,7 @@ SUMMARY = "results.json"
 # version or installation says beside them, changes no row.
 DECIDE = ("digest", "image_threshold", "pixel_threshold", "smallest_defect", "input")
 DRAWN = (("masks", ".png"), ("overlays", ".jpg"), ("overlays", ".png"))
+HELD = {errno.EACCES, errno.EPERM}  # by a reader: Windows then replaces no file
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -120,7 +118,10 @@ class Records:
         drawn: set[PurePosixPath] = set()
         row = self._draw(frame, prediction, drawn)
         if self._kept:
-            self._discard(frame.name, drawn)
+            try:
+                self._discard(frame.name, drawn)
+            except OSError as error:  # of a name that is too long, or a picture that is looked at
+                row = row._replace(error=row.error or readable(reason(error)))
         return row
 
     def _draw(self, frame: Frame, prediction: Prediction | None, drawn: set[PurePosixPath]) -> Row:
@@ -137,12 +138,15 @@ class Records:
             boxes = ";".join(" ".join(map(str, box)) for box in finding.boxes)
             label = "defective" if finding.defective else "good"
             row = row._replace(label=label, defect_area=str(finding.area), boxes=boxes)
+            pictures = {}
             if self._masks:
-                drawn.add(self._write("masks", frame.name, ".png", finding.mask))
+                pictures[_place("masks", frame.name, ".png")] = encode(".png", finding.mask)
             if self._overlays:
-                overlay = outline(frame.image, finding.mask)
                 suffix = overlay_suffix(height, width)
-                drawn.add(self._write("overlays", frame.name, suffix, overlay))
+                overlay = encode(suffix, outline(frame.image, finding.mask))
+                pictures[_place("overlays", frame.name, suffix)] = overlay
+            self._write(pictures)
+            drawn.update(pictures)
         except Exception as error:
             if isinstance(error, OSError) and error.errno in DISK_FULL:
                 raise
@@ -164,12 +168,13 @@ class Records:
         text = json.dumps(summary, indent=2).encode() + b"\n"
         path = self._folder / SUMMARY
         try:
-            with complete_file(path) as part:
+            # It is written after each frame of a camera, for which a disk is too slow.
+            with complete_file(path, to_disk=False) as part:
                 part.write_bytes(text)
         except OSError as error:
-            if error.errno not in DISK_FULL or not path.exists():
+            if error.errno not in DISK_FULL | HELD or not path.exists():
                 raise
-            with path.open("rb+") as file:  # there is room where the last one is
+            with path.open("rb+") as file:  # there is room in it, and Windows lets it be read
                 file.write(text)
                 file.truncate()
 
@@ -212,26 +217,27 @@ class Records:
     def _discard(self, name: str, drawn: set[PurePosixPath]) -> None:
         """Remove the pictures of what an image was before that no new one has replaced."""
         for kind, suffix in DRAWN:
-            relative = PurePosixPath(kind) / picture_name(name, suffix)
+            relative = _place(kind, name, suffix)
             path = self._folder / relative
             if relative not in drawn and path.exists() and relative in self._journal:
                 path.unlink()
 
-    def _write(
-        self, kind: str, name: str, suffix: str, picture: NDArray[np.uint8]
-    ) -> PurePosixPath:
-        relative = PurePosixPath(kind) / picture_name(name, suffix)
-        path = self._folder / relative
-        data = encode(suffix, picture)
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._journal.add(relative)
-        elif relative not in self._journal:
-            msg = f"{path} exists, and is none of infer's: choose another --output"
-            raise FileExistsError(msg)
-        with complete_file(path) as part:
-            part.write_bytes(data)
-        return relative
+    def _write(self, pictures: dict[PurePosixPath, bytes]) -> None:
+        """Write the pictures of one image, all of them noted before the first."""
+        new = []
+        for relative in pictures:
+            path = self._folder / relative
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                new.append(relative)
+            elif relative not in self._journal:
+                msg = f"{path} exists, and is none of infer's: choose another --output"
+                raise FileExistsError(msg)
+        if new:
+            self._journal.add(*new)
+        for relative, data in pictures.items():
+            with complete_file(self._folder / relative) as part:
+                part.write_bytes(data)
 
 
 def read_summary(path: Path) -> dict[str, Any]:
@@ -271,6 +277,10 @@ def _deciding(about: dict[str, Any]) -> dict[str, Any]:
     if "input" in said:  # as it was given, by versions that did not resolve it
         said["input"] = str(Path(str(said["input"])).resolve())
     return said
+
+
+def _place(kind: str, name: str, suffix: str) -> PurePosixPath:
+    return PurePosixPath(kind) / picture_name(name, suffix)
 
 
 def picture_name(name: str, suffix: str) -> str:

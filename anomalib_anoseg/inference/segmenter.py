@@ -208,13 +208,10 @@ class _Job(NamedTuple):
 def _with_known_pixels(frame: Frame) -> Frame:
     """Return a frame, with an error where its image is of another kind than the graph takes."""
     image = frame.image
-    if image is None or (image.ndim == 3 and image.shape[2] == 3 and _is_known(image)):
+    if image is None or (image.size and image.shape[2:] == (3,) and _is_known(image)):
         return frame
-    return _failed(
-        frame,
-        f"{image.dtype} {image.shape}, up to {image.max():g}, is no image (h, w, 3) of uint8, or "
-        "of float32 in [0, 1]",
-    )
+    found = f"{image.dtype} {image.shape}" + (f", up to {image.max():g}," if image.size else "")
+    return _failed(frame, f"{found} is no image (h, w, 3) of uint8, or of float32 in [0, 1]")
 
 
 def _is_known(image: Pixels) -> bool:

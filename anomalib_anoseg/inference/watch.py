@@ -13,6 +13,7 @@ from anomalib_anoseg.inference.frames import Frame, reason
 from anomalib_anoseg.inference.journal import KINDS, holds_results, refuse_drawn
 from anomalib_anoseg.inference.stopping import Stop
 from anomalib_anoseg.inference.table import TABLE, file_of, judged_files, readable
+from anomalib_anoseg.utils.files import is_of_the_system
 from anomalib_anoseg.utils.images import SUFFIXES
 
 SETTLED = 0.5  # seconds without a change after which a file is whole
@@ -92,6 +93,7 @@ class Watch:
                 known = self._found.get(name, state)
                 found[name] = known if known[:2] == state[:2] else state
         self._found = found
+        self._refused = {name: at for name, at in self._refused.items() if name in found}
         whole = [name for name, state in found.items() if now - state.since >= SETTLED]
         return sorted(whole, key=lambda name: (found[name].time, name))[:ROUND]
 
@@ -113,30 +115,29 @@ class Watch:
                         if stat.S_ISREG(status.st_mode):
                             yield name, _State(written(status), status.st_size, now)
                 except PermissionError:
-                    yield name, _State(_time(folder / entry.name), 1, now)
+                    if not is_of_the_system(entry.name):
+                        yield name, _State(_time(folder / entry.name), 1, now)
                 except OSError:  # gone meanwhile
                     continue
 
     def _frames(self, names: list[str]) -> Iterator[Frame]:
         for frame in Files(self._folder, [self._folder / name for name in names], self._stop):
-            name = file_of(frame.name)
-            if frame.error and not self._is_final(name):
+            name = frame.name if frame.name in names else file_of(frame.name)
+            if frame.error and not self._is_final(frame, name):
                 continue
-            self._refused.pop(name, None)
             self._judged[readable(name)] = frame.time
             yield frame
 
-    def _is_final(self, name: str) -> bool:
-        """Return whether a file that could not be read never will be; else it is tried again."""
-        try:
-            (self._folder / name).open("rb").close()
-        except FileNotFoundError:
+    def _is_final(self, frame: Frame, name: str) -> bool:
+        """Return whether what could not be read is an error; else it is gone, or tried again."""
+        if self._judged.get(readable(name)) == frame.time:  # a page after the first
+            return True
+        if not _exists(self._folder / name):
             return False
-        except OSError:
-            now = time.monotonic()
-            if now - self._refused.setdefault(name, now) < PATIENCE:
-                self._found[name] = self._found[name]._replace(since=now)
-                return False
+        now = time.monotonic()
+        if frame.unopened and now - self._refused.setdefault(name, now) < PATIENCE:
+            self._found[name] = self._found[name]._replace(since=now)
+            return False
         return True
 
     def _wait(self, seconds: float) -> None:
@@ -148,6 +149,16 @@ class Watch:
 def _identity(folder: Path) -> tuple[int, int]:
     status = folder.stat()
     return status.st_dev, status.st_ino
+
+
+def _exists(path: Path) -> bool:
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # of a share that is away for a moment
+    return True
 
 
 def _time(path: Path) -> int:

@@ -119,7 +119,7 @@ def check_masks(dataset: Any) -> None:
 
     Raises:
         OSError: If a mask is missing.
-        ValueError: If one has another size than its image, or more than two values.
+        ValueError: If one has another size than its image, or more values than 0 and another one.
     """
     for image, mask in masks_of(dataset):
         try:

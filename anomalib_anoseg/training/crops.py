@@ -160,7 +160,7 @@ class TrainOnCrops(Callback):
         for loader, _ in self._whole:
             seed = torch.initial_seed() if module.seed is None else module.seed
             place = mixed(seed, trainer.current_epoch, trainer.global_rank)
-            loader.collate_fn.draws.manual_seed(place)
+            loader.collate_fn.draws = torch.Generator().manual_seed(place)
         if whole:
             iter(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]  # noqa: SLF001
 

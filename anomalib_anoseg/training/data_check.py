@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from anomalib.data import AnomalibDataModule, AnomalibDataset
+from anomalib.data import AnomalibDataModule, AnomalibDataset, Folder
+from anomalib.data.errors import MisMatchError
 from anomalib.data.utils import ValSplitMode
 from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -19,7 +20,7 @@ from anomalib_anoseg.training.image_reading import ImageReading, datasets_of
 from anomalib_anoseg.training.region_check import check_region
 from anomalib_anoseg.training.remembering import warn_if_remembered
 from anomalib_anoseg.utils.image_header import Header, read_header
-from anomalib_anoseg.utils.images import find_images, read_image
+from anomalib_anoseg.utils.images import SUFFIXES, read_image
 from anomalib_anoseg.utils.masks import GreyMaskError, check_mask
 from anomalib_anoseg.utils.shapes import SMALLEST_SIDE
 
@@ -121,7 +122,7 @@ class DataCheck(Callback):
             _say(
                 exception, f"{data.name} has no test images, and val_split_mode takes some of them"
             )
-        elif (found := _counts(data)) is not None:
+        elif isinstance(exception, ValueError | MisMatchError) and all(found := _counts(data)):
             images, masks = found
             _say(
                 exception,
@@ -238,12 +239,12 @@ def _warn_of_others(headers: dict[Path, Header]) -> None:
 
 
 def _warn_of_augmentations(data: Any) -> None:
-    """Warn where test images are changed, and those that set thresholds and the memory are not."""
+    """Warn where images that are judged are changed, and those that they are held against not."""
     if any(getattr(data, f"{part}_augmentations", None) is not None for part in ("val", "test")):
         msg = (
-            "the augmentations of this data module change test images as well, while thresholds "
-            "and the memory are of images without: give random ones as train_augmentations, and "
-            "to the pre-processor what every image needs, such as a crop"
+            "the augmentations of this data module change images that are judged, while "
+            "thresholds and the memory are of images without: give random ones as "
+            "train_augmentations, and to the pre-processor what every image needs, such as a crop"
         )
         warnings.warn(msg, stacklevel=2)
 
@@ -286,18 +287,22 @@ def _splits_nothing(data: Any) -> bool:
     )
 
 
-def _counts(data: Any) -> tuple[int, int] | None:
-    """Return how many defective images and masks a data module names, where there are two counts.
+def _counts(data: Any) -> tuple[int, int]:
+    """Return how many defective images and masks a Folder names, where that is what is wrong.
 
     anomalib compares their names only where there are as many.
     """
-    if not getattr(data, "mask_dir", None) or hasattr(data, "test_data"):
-        return None
-    counts = [
-        sum(len(find_images(Path(data.root or ".", folder))) for folder in _as_list(folders))
+    if not isinstance(data, Folder) or hasattr(data, "test_data"):
+        return 0, 0
+    images, masks = (
+        sum(
+            path.suffix.lower() in SUFFIXES
+            for folder in _as_list(folders)
+            for path in Path(data.root or ".", folder).rglob("*")
+        )
         for folders in (data.abnormal_dir, data.mask_dir)
-    ]
-    return (counts[0], counts[1]) if counts[0] != counts[1] else None
+    )
+    return (images, masks) if images != masks else (0, 0)
 
 
 def _as_list(folders: Any) -> Sequence[Any]:

@@ -71,7 +71,9 @@ class HeldOut:
             remaining = remaining.subsample(left)
         # The tiled ensemble's collate_fn resizes; it has none of the data set's own.
         how = source, prepare, datamodule.external_collate_fn
-        self._by_number, self._how = by_number, how
+        both = {*left} if source is self._training else set()  # a single image serves both
+        self._by_number = {n: i for n, i in by_number.items() if i not in both}
+        self._how = how
         self.images = kept_or_reread(source, chosen, *how[1:])
         datamodule.train_data = remaining
 

@@ -15,7 +15,7 @@ class LastCheckpoint(Callback):
 
     Lightning's saves after validations, and a run may end anywhere: by max_steps, max_time,
     EarlyStopping, Ctrl-C or an error. One that monitors a metric keeps its meaning: it is left
-    alone.
+    alone, but for the last checkpoint that it may keep beside the best.
     """
 
     def __init__(self) -> None:
@@ -33,13 +33,11 @@ class LastCheckpoint(Callback):
         self._ending = True
         try:
             for keeper in _keepers(trainer):
-                if not keeper._should_skip_saving_checkpoint(trainer) or _is_of(  # noqa: SLF001
-                    keeper, trainer
-                ):
+                if not keeper._should_skip_saving_checkpoint(trainer):  # noqa: SLF001
                     _save(keeper, trainer)
-            for keeper in _keepers_of_last(trainer):
-                # It has saved one after a validation, which steps have followed.
-                keeper._save_last_checkpoint(trainer, keeper._monitor_candidates(trainer))  # noqa: SLF001
+                elif self._is_of_this_step(keeper, trainer):
+                    trainer.save_checkpoint(keeper._last_checkpoint_saved)  # noqa: SLF001
+            _save_last(trainer)
         finally:
             self._ending, self._first_step = False, None
 
@@ -61,6 +59,14 @@ class LastCheckpoint(Callback):
                 keeper.best_model_path = before
                 if not isinstance(exception, FloatingPointError):  # which says the same
                     logger.warning("the last weights could not be saved: %s", error)
+
+    def _is_of_this_step(self, keeper: ModelCheckpoint, trainer: Trainer) -> bool:
+        """Return whether it has saved this step, and not where in an epoch the run ends."""
+        return (
+            not keeper.save_weights_only
+            and trainer.global_step != self._first_step
+            and keeper._last_global_step_saved == trainer.global_step  # noqa: SLF001
+        )
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -94,17 +100,11 @@ def _keepers(trainer: Trainer) -> list[ModelCheckpoint]:
     ]
 
 
-def _keepers_of_last(trainer: Trainer) -> list[ModelCheckpoint]:
-    return [
-        callback
-        for callback in trainer.checkpoint_callbacks
-        if isinstance(callback, ModelCheckpoint) and callback.save_last
-    ]
-
-
-def _is_of(keeper: ModelCheckpoint, trainer: Trainer) -> bool:
-    """Return whether the last checkpoint is of this step: it does not say where in an epoch."""
-    return keeper._last_global_step_saved == trainer.global_step  # noqa: SLF001
+def _save_last(trainer: Trainer) -> None:
+    """Save what ``save_last`` asks for: Lightning does so after validations, which steps follow."""
+    for keeper in trainer.checkpoint_callbacks:
+        if isinstance(keeper, ModelCheckpoint) and keeper.save_last:
+            keeper._save_last_checkpoint(trainer, keeper._monitor_candidates(trainer))  # noqa: SLF001
 
 
 def _save(keeper: ModelCheckpoint, trainer: Trainer) -> None:

@@ -53,7 +53,7 @@ def restored_arguments(module: Any, saved: Mapping[str, Any]) -> dict[str, Any]:
             "Leave these arguments out, or train anew without the checkpoint"
         )
         raise ValueError(msg)
-    if saved["variation"] == [] != given["variation"]:
+    if saved["variation"] == [] and plain(given["variation"]) == plain(defaults["variation"]):
         logger.warning(
             "the run did not vary its good images, or by augmentations of its own, which are in no "
             "checkpoint: give those again as variation"

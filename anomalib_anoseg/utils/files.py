@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ def files_below(folder: Path, unread: list[Path]) -> Iterator[Path]:
 
     Args:
         folder: Where to look; without it there are none.
-        unread: Gets the folders below it that cannot be looked into.
+        unread: Gets the folders below it that cannot be looked into, but not those of the system.
 
     Raises:
         PermissionError: If it is the folder itself.
@@ -29,13 +30,16 @@ def files_below(folder: Path, unread: list[Path]) -> Iterator[Path]:
             return
         if Path(error.filename) == folder:
             raise error
-        unread.append(Path(error.filename))
+        if not is_of_the_system(Path(error.filename).name):
+            unread.append(Path(error.filename))
 
     for place, _, names in os.walk(folder, onerror=failed):
         for name in names:
             path = Path(place, name)
             try:
-                is_file = path.is_file()
+                is_file = stat.S_ISREG(path.stat().st_mode)
+            except FileNotFoundError:
+                is_file = False
             except OSError:  # in a folder that can be listed and nothing else
                 is_file = True
             if is_file:
@@ -43,17 +47,29 @@ def files_below(folder: Path, unread: list[Path]) -> Iterator[Path]:
 
 
 @contextmanager
-def complete_file(path: Path) -> Iterator[Path]:
-    """Give a name to write to, beside the file, whose place it takes if nothing goes wrong."""
+def complete_file(path: Path, *, to_disk: bool = True) -> Iterator[Path]:
+    """Give a name to write to, beside the file, whose place it takes if nothing goes wrong.
+
+    Args:
+        path: The file.
+        to_disk: Wait until it would survive a power cut.
+    """
     part = path.with_name(path.name + ".part")
     try:
         yield part
-        _to_disk(part)
+        if to_disk:
+            _to_disk(part)
         part.replace(path)
-        _to_disk(path.parent)
+        if to_disk:
+            _to_disk(path.parent)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def is_of_the_system(name: str) -> bool:
+    """Return whether a folder is one that systems make on their disks, for themselves alone."""
+    return name.startswith((".", "$")) or name in {"lost+found", "System Volume Information"}
 
 
 def require_place(output: Path) -> None:

@@ -22,7 +22,7 @@ SIDEWAYS = (5, 6, 7, 8)  # EXIF's orientations that swap height and width
 
 
 class GreyMaskError(ValueError):
-    """A mask has more than two values."""
+    """A mask has more values than 0 and another one."""
 
 
 def check_mask(image_path: Path, mask_path: Path) -> Header:
@@ -35,7 +35,7 @@ def check_mask(image_path: Path, mask_path: Path) -> Header:
 
     Raises:
         OSError: If there is no such image.
-        GreyMaskError: If the mask has more than two values, and nothing worse is wrong with it.
+        GreyMaskError: If it has more values than 0 and another one, and nothing worse is wrong.
         ValueError: If it has another size than the image, an orientation, nothing but what is lost
             in grey, or cannot be read.
     """
@@ -75,7 +75,7 @@ def read_region(path: Path) -> NDArray[np.bool_]:
 
     Raises:
         OSError: If there is no such file.
-        GreyMaskError: If it has more than two values.
+        GreyMaskError: If it has more values than 0 and another one.
         ValueError: If it is transparent, too large or cannot be read.
     """
     values = read_image(path).max(-1)

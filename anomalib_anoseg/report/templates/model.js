@@ -19,7 +19,7 @@ const WHITE = pixel(255, 255, 255, 255);
 
 // A map's value v is stored as the whole part of 256 v.
 const level = () => Math.round(Number(byId("threshold").value) * 256);
-const START = level();
+const START = Math.round(Number(byId("threshold").defaultValue) * 256); // browsers restore the value
 
 function paint(canvas, map, palette) {
   canvas.width = map.width;
