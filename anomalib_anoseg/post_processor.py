@@ -20,7 +20,7 @@ from anomalib_anoseg.utils.checks import (
     require_whole,
     require_within,
 )
-from anomalib_anoseg.utils.cuts import expected_above, for_rate, halfway, is_raised, separate
+from anomalib_anoseg.utils.cuts import expected_above, for_rate_or_usual, halfway, separate
 from anomalib_anoseg.utils.false_alarms import FalseAlarms, images_needed
 from anomalib_anoseg.utils.shapes import Images
 
@@ -168,18 +168,18 @@ class PostProcessor(AnomalibPostProcessor):
 
         With a rate what the threshold promises, without one what was seen on the same images.
         """
-        cut, rate = self.normalized_image_threshold, self.false_alarm_rate
-        raised = is_raised(self.good_scores, rate, self.usual_threshold, only_in_need=True)
-        return expected_above(self.normalized_good_scores, cut, rate, raised)
+        _, raised = self._image_cut()
+        cut = self.normalized_image_threshold
+        return expected_above(self.normalized_good_scores, cut, self.false_alarm_rate, raised)
 
     @property
     def mask_false_alarms(self) -> FalseAlarms | None:
         """How many good images will have a mask with any pixel; likewise."""
         limits = self.pixel_min, self.pixel_max, self.pixel_threshold
         peaks = self._in_units_of_answers(self.good_peaks, *limits)
-        cut, rate = self.normalized_pixel_threshold, self.mask_false_alarm_rate
-        raised = is_raised(self.good_peaks, rate, self.usual_pixel_threshold, only_in_need=False)
-        return expected_above(peaks, cut, rate, raised)
+        _, raised = self._pixel_cut()
+        cut = self.normalized_pixel_threshold
+        return expected_above(peaks, cut, self.mask_false_alarm_rate, raised)
 
     def export_metadata(self) -> dict[str, str]:
         """Return what an exported file says beside its thresholds, see its ``to_openvino``."""
@@ -357,17 +357,24 @@ class PostProcessor(AnomalibPostProcessor):
             ValueError: If there are rates, and no normalisation.
         """
         self._refuse_rates_in_vain()
-        image, pixel = self.usual_threshold, self.usual_pixel_threshold
-        if self.false_alarm_rate is not None and len(self.good_scores):
-            cut, kept = for_rate(self.good_scores, self.false_alarm_rate)
-            image = cut.to(image) if kept else torch.maximum(cut.to(image), image)
-        if self.mask_false_alarm_rate is not None and len(self.good_peaks):
-            cut, _ = for_rate(self.good_peaks, self.mask_false_alarm_rate)
-            pixel = torch.maximum(cut.to(pixel), pixel)
         if "image" in (levels or LEVELS):
-            self._image_threshold.copy_(image.clamp(*WITHIN))
+            self._image_threshold.copy_(self._image_cut()[0].clamp(*WITHIN))
         if "pixel" in (levels or LEVELS):
-            self._pixel_threshold.copy_(pixel.clamp(*WITHIN))
+            self._pixel_threshold.copy_(self._pixel_cut()[0].clamp(*WITHIN))
+
+    def _image_cut(self) -> tuple[Tensor, bool]:
+        """Return the raw image threshold, and whether it is the usual one in spite of a rate."""
+        rate, usual = self.false_alarm_rate, self.usual_threshold
+        if rate is None or not len(self.good_scores):
+            return usual, False
+        return for_rate_or_usual(self.good_scores, rate, usual, only_in_need=True)
+
+    def _pixel_cut(self) -> tuple[Tensor, bool]:
+        """Return the same of pixels, of which a rate only raises the threshold."""
+        rate, usual = self.mask_false_alarm_rate, self.usual_pixel_threshold
+        if rate is None or not len(self.good_peaks):
+            return usual, False
+        return for_rate_or_usual(self.good_peaks, rate, usual, only_in_need=False)
 
     def report(self) -> None:
         """Say which thresholds were set and what is to be expected of them; warn if in vain."""

@@ -150,6 +150,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.getLogger("anomalib").setLevel(logging.WARNING)
     size, threads = arguments.size, torch.get_num_threads()
+    first = arguments.models[0]  # what ratios are to
     image = photographs(1, torch.device("cpu"), size)
     here = where("cpu")
     models, graphs = {}, {}
@@ -170,24 +171,10 @@ def main() -> None:
         images = photographs(batch, torch.device("cpu"), size)
         with torch.inference_mode():
             times = side_by_side(_calls(models, images), arguments.runs)
-        report(
-            f"torch, batch {batch}, {size} x {size}",
-            here,
-            times,
-            arguments.models[0],
-            batch,
-            **counts,
-        )
+        report(f"torch, batch {batch}, {size} x {size}", here, times, first, batch, **counts)
         pixels = images.numpy()
         times = side_by_side(_calls(graphs, pixels), arguments.runs)
-        report(
-            f"OpenVINO, batch {batch}, {size} x {size}",
-            here,
-            times,
-            arguments.models[0],
-            batch,
-            **counts,
-        )
+        report(f"OpenVINO, batch {batch}, {size} x {size}", here, times, first, batch, **counts)
 
 
 def _calls(models: dict[str, Any], images: Tensor | Any) -> dict[str, Callable[[], Any]]:

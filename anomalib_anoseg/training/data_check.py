@@ -20,7 +20,7 @@ from anomalib_anoseg.training.image_reading import ImageReading, datasets_of
 from anomalib_anoseg.training.region_check import check_region
 from anomalib_anoseg.training.remembering import warn_if_remembered
 from anomalib_anoseg.utils.image_header import Header, read_header
-from anomalib_anoseg.utils.images import SUFFIXES, read_image
+from anomalib_anoseg.utils.images import find_images, read_image
 from anomalib_anoseg.utils.masks import GreyMaskError, check_mask
 from anomalib_anoseg.utils.shapes import SMALLEST_SIDE
 
@@ -295,11 +295,7 @@ def _counts(data: Any) -> tuple[int, int]:
     if not isinstance(data, Folder) or hasattr(data, "test_data"):
         return 0, 0
     images, masks = (
-        sum(
-            path.suffix.lower() in SUFFIXES
-            for folder in _as_list(folders)
-            for path in Path(data.root or ".", folder).rglob("*")
-        )
+        sum(len(find_images(Path(data.root or ".", folder))) for folder in _as_list(folders))
         for folders in (data.abnormal_dir, data.mask_dir)
     )
     return (images, masks) if images != masks else (0, 0)

@@ -58,19 +58,20 @@ def for_rate(good: Verdicts, rate: float) -> tuple[Tensor, bool]:
     return (score.logit(1e-12) + ABOVE).sigmoid(), rank <= len(good)
 
 
-def is_raised(good: Verdicts, rate: float | None, usual: Tensor, *, only_in_need: bool) -> bool:
-    """Return whether a cut for a rate is the higher one that there would be without.
+def for_rate_or_usual(
+    good: Verdicts, rate: float, usual: Tensor, *, only_in_need: bool
+) -> tuple[Tensor, bool]:
+    """Return the cut for a rate, or the one without where that is higher, and whether it is.
 
     Args:
-        good: Scores of good images in order, (n,).
-        rate: That was asked for, if one was.
+        good: Scores of good images in order, (n,), at least one.
+        rate: Share of good images that may be above, (0, 1).
         usual: The cut without a rate.
         only_in_need: Whether it counts only where there are too few images for the rate.
     """
-    if rate is None or not len(good):
-        return False
     cut, kept = for_rate(good, rate)
-    return bool(usual.cpu() > cut) and not (kept and only_in_need)
+    raised = bool(usual.cpu() > cut) and not (kept and only_in_need)
+    return (usual if raised else cut.to(usual)), raised
 
 
 def expected_above(
