@@ -131,12 +131,12 @@ def count_others(folder: Path, output: Path) -> int:
     """
     if not folder.is_dir():
         return 0
-    others = [
-        path
-        for path in files_below(folder, [])
-        if path.suffix.lower() not in SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
+
+    def is_other(path: Path) -> bool:
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        return path.suffix.lower() not in SUFFIXES and not hidden
+
+    others = [*files_below(folder, is_other, [])]
     ours = output.resolve()
     results = {parent for parent in {path.parent for path in others} if holds_results(parent, ours)}
     return sum(path.parent not in results for path in without_results(folder, others, output))

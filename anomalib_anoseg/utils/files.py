@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,11 +14,12 @@ NEARLY_FULL = 2**24  # bytes, more than these libraries write at a time
 NO_SYNC_OF_FOLDERS = {errno.EBADF, errno.EINVAL, errno.ENOTSUP}
 
 
-def files_below(folder: Path, unread: list[Path]) -> Iterator[Path]:
-    """Yield every file below a folder; links to folders are not followed.
+def files_below(folder: Path, wanted: Callable[[Path], bool], unread: list[Path]) -> Iterator[Path]:
+    """Yield the files below a folder that are wanted; links to folders are not followed.
 
     Args:
         folder: Where to look; without it there are none.
+        wanted: Asked by the path alone; a file that is not is not looked at.
         unread: Gets the folders below it that cannot be looked into, but not those of the system.
 
     Raises:
@@ -34,8 +35,7 @@ def files_below(folder: Path, unread: list[Path]) -> Iterator[Path]:
             unread.append(Path(error.filename))
 
     for place, _, names in os.walk(folder, onerror=failed):
-        for name in names:
-            path = Path(place, name)
+        for path in filter(wanted, (Path(place, name) for name in names)):
             try:
                 is_file = stat.S_ISREG(path.stat().st_mode)
             except FileNotFoundError:

@@ -51,8 +51,8 @@ def find_images(folder: Path) -> list[Path]:
         PermissionError: If it is the folder itself that cannot be looked into.
     """
     unread: list[Path] = []
-    found = [path for path in files_below(folder, unread) if path.suffix.lower() in SUFFIXES]
-    return sorted(found + unread)
+    found = files_below(folder, lambda path: path.suffix.lower() in SUFFIXES, unread)
+    return sorted([*found, *unread])
 
 
 def read_image(path: Path, page: int = 0) -> Pixels:
